@@ -1,0 +1,39 @@
+"""The task protocol: a pure loss over variables, with its evaluation.
+
+A task knows the model and the loss. It knows no optimizer, no mesh, no dataset and does no input or
+output; every method but `check` can be traced by JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from deeplearn.types import Array, Aux, Batch, Mean, Variables
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What `train_step` needs to know about a problem."""
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables; `batch` gives shapes only, its values are never used."""
+        ...
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The mean loss of the batch (scalar, fp32) in training mode, and its `Aux`.
+
+        A field `mask` (B,) in the batch gives every example a weight; where all weights are 0 the
+        loss is 0, and so is `Aux.weight`.
+        """
+        ...
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Named means in evaluation mode; masked examples count nothing."""
+        ...
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` where a host batch holds values the loss would silently misread."""
+        ...

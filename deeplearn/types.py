@@ -1,0 +1,64 @@
+"""Array and pytree types, the running mean, what a loss returns, and the axis alphabet.
+
+The axis alphabet is the same in every docstring, comment and einsum string of the package:
+
+    B  batch              T  time (sequence length)      D  model width
+    H  attention heads    K  width of one head           F  feed-forward width
+    V  vocabulary         N  state size, set size        C  channels or classes
+    Y  image height       X  image width                 L  layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+Batch = Mapping[str, Array]
+"""One batch: field name → array whose leading axis is B."""
+Variables = Mapping[str, PyTree]
+"""Collection name → pytree; `params` is one of the collections."""
+
+
+@struct.dataclass
+class Mean:
+    """A mean kept as a sum and a weight, so that means of parts add up to the mean of the whole."""
+
+    total: Array
+    weight: Array
+
+    @classmethod
+    def of(cls, values: Array, mask: Array | None = None) -> Mean:
+        """The mean of `values` (any shape) over the places where `mask` (same shape) is not 0."""
+        values = jnp.asarray(values, jnp.float32)
+        if mask is None:
+            return cls(values.sum(), jnp.asarray(values.size, jnp.float32))
+        mask = mask.astype(jnp.float32)
+        # A padded row may hold NaN; NaN · 0 is NaN, so select instead of multiplying.
+        return cls(jnp.where(mask > 0, values * mask, 0.0).sum(), mask.sum())
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> Array:
+        """Total over weight; 0 where the weight is 0."""
+        return jnp.where(self.weight > 0, self.total / jnp.maximum(self.weight, 1e-30), 0.0)
+
+
+@struct.dataclass
+class Aux:
+    """What a loss returns beside its value.
+
+    `weight` (scalar) is the denominator of the mean loss: examples, or tokens. `metrics` are named
+    means. `mutated` holds the collections that the forward pass changed, such as `batch_stats`.
+    """
+
+    weight: Array
+    metrics: dict[str, Mean]
+    mutated: Variables
