@@ -1,0 +1,131 @@
+"""Learning-rate schedules: pure functions of (step, peak, total steps).
+
+Every schedule rises linearly from 0 over `warmup` steps, reaches the peak at step `warmup`, and
+then follows its own `factor`. Step may be a scalar or an array; every number may be traced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from deeplearn.errors import UsageError
+from deeplearn.types import Array
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base of all schedules: a linear warm-up, then `peak` · `factor`."""
+
+    warmup: int = 0
+
+    depends_on_steps: ClassVar[bool] = True
+    """False where the total does not change the values, so that a run may be made longer."""
+
+    def __call__(self, step: ArrayLike, peak: ArrayLike, steps: ArrayLike) -> Array:
+        """The learning rate (shape of `step`) at step 0, 1, … of `steps`."""
+        step = jnp.asarray(step, jnp.float32)
+        rising = step / jnp.maximum(self.warmup, 1)
+        return jnp.where(step < self.warmup, rising, self.factor(step, steps)) * peak
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        """What multiplies the peak after the warm-up (shape of `step`)."""
+        raise NotImplementedError
+
+    def progress(self, step: Array, steps: ArrayLike) -> Array:
+        """How much of the time after the warm-up is over, in [0, 1]."""
+        return jnp.clip((step - self.warmup) / jnp.maximum(steps - self.warmup, 1), 0.0, 1.0)
+
+    def validate(self, peak: float, steps: int) -> None:
+        """Raises `UsageError` where the schedule cannot serve a run of `steps` steps."""
+        name = f"schedule {type(self).__name__}"
+        if not 0 <= self.warmup <= steps:
+            raise UsageError(
+                f"{name}: warmup = {self.warmup} is outside [0, {steps}], the steps of the run;"
+                " change `warmup` or `steps`"
+            )
+        rates = np.asarray(self(np.arange(steps), peak, steps))
+        wrong = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
+        if wrong.size:
+            raise UsageError(
+                f"{name}: the learning rate at step {wrong[0]} is {rates[wrong[0]]:g}, but must be"
+                f" finite and 0 or more; change the fields of {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The peak, to the end."""
+
+    depends_on_steps: ClassVar[bool] = False
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        return jnp.ones_like(step)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from the peak to `final` · peak (Loshchilov & Hutter, 2017)."""
+
+    final: float = 0.0
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * self.progress(step, steps)))
+        return self.final + (1.0 - self.final) * cosine
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from the peak to `final` · peak."""
+
+    final: float = 0.0
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        return 1.0 + (self.final - 1.0) * self.progress(step, steps)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """The peak times `decay` for every step number of `boundaries` that was reached."""
+
+    boundaries: tuple[int, ...] = ()
+    decay: float = 0.1
+
+    depends_on_steps: ClassVar[bool] = False
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        reached = sum((step >= boundary for boundary in self.boundaries), jnp.zeros_like(step))
+        return jnp.power(self.decay, reached)
+
+
+@dataclass(frozen=True)
+class WSD(Schedule):
+    """Warm-up, stable, decay: the peak, then a line to `final` · peak over the end of the run.
+
+    `decay` is the length of that end, a fraction of all steps (Hu et al., 2024,
+    arXiv:2404.06395).
+    """
+
+    decay: float = 0.2
+    final: float = 0.0
+
+    def factor(self, step: Array, steps: ArrayLike) -> Array:
+        left = jnp.clip((steps - step) / jnp.maximum(self.decay * steps, 1.0), 0.0, 1.0)
+        return self.final + (1.0 - self.final) * left
+
+    def validate(self, peak: float, steps: int) -> None:
+        """Raises `UsageError` where warm-up and decay do not fit into `steps` steps."""
+        if not 0 <= self.decay <= 1:
+            raise UsageError(
+                f"schedule WSD: decay = {self.decay} is outside [0, 1], a fraction of all steps"
+            )
+        if self.warmup + self.decay * steps > steps:
+            raise UsageError(
+                f"schedule WSD: warmup = {self.warmup} and decay = {self.decay} of {steps} steps"
+                " overlap; make one of them smaller"
+            )
+        super().validate(peak, steps)

@@ -1,0 +1,1 @@
+"""Tasks: what is learned. A task turns a model and a batch into a loss and named means."""

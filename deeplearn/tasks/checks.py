@@ -1,0 +1,40 @@
+"""Checks of a host batch: what a compiled loss would misread without a word is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from deeplearn.errors import DataError
+
+HostBatch = Mapping[str, np.ndarray]
+
+
+def require_fields(batch: HostBatch, *names: str) -> None:
+    """Raises `DataError` where the batch lacks one of the fields."""
+    for name in names:
+        if name not in batch:
+            raise DataError(
+                f"the batch has no field '{name}', only {', '.join(sorted(batch))};"
+                " name the fields of the dataset as the task does"
+            )
+
+
+def require_finite(batch: HostBatch, name: str) -> None:
+    """Raises `DataError` where a row that counts holds NaN or infinity in the field (B, …)."""
+    values = batch[name]
+    # The sum is not finite where a value is not: one pass that allocates nothing.
+    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
+        return
+    rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    refuse_rows(batch, name, rows, "must be finite; clean the data")
+
+
+def refuse_rows(batch: HostBatch, name: str, bad: np.ndarray, reason: str) -> None:
+    """Raises `DataError` with the value and the row of the first `bad` (B,) row that counts."""
+    rows = np.flatnonzero(bad & (batch["mask"] > 0) if "mask" in batch else bad)
+    if rows.size:
+        value = np.asarray(batch[name][rows[0]])
+        text = f" is {value}" if value.ndim == 0 else ""
+        raise DataError(f"field '{name}' in row {rows[0]} of the batch{text}: it {reason}")
