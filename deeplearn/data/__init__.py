@@ -1,0 +1,1 @@
+"""Data as a function of the step: sources of examples, and the datasets that order them."""

@@ -1,0 +1,1 @@
+"""Own TFDS builders, which prepare without TensorFlow; only `data/tfds.py` imports them."""

@@ -1,0 +1,148 @@
+"""Sources that live in memory: the user's own arrays, and the base of everything loaded whole."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeplearn.data.dataset import Examples, Field, check_finite
+from deeplearn.errors import DataError
+
+PIXELS = "x"
+"""The one field whose uint8 values are pixels; other integers are labels, tokens or counts."""
+
+
+class InMemory:
+    """Base of a frozen dataclass whose examples are read once, checked and kept as arrays.
+
+    A subclass states `load`. Pixels stay uint8 in memory and come out of `gather` as float32
+    (value / 255 − `mean`) / `std`, both per channel or one for all.
+    """
+
+    in_memory = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def load(self) -> Mapping[str, np.ndarray]:
+        """Field name → array (N, …), in any of the usual dtypes."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The arrays as they are kept: uint8 pixels, float32, int32, read-only."""
+        return canonical(self.load())
+
+    @functools.cached_property
+    def spec(self) -> dict[str, Field]:
+        """The fields as `gather` returns them."""
+        return {
+            name: Field(value.shape[1:], "float32" if value.dtype == np.uint8 else str(value.dtype))
+            for name, value in self.arrays.items()
+        }
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of names, dtypes, shapes and content, and of how pixels are scaled."""
+        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
+        for name, value in sorted(self.arrays.items()):
+            digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+            digest.update(value.data)
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _length(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def gather(self, indices: np.ndarray) -> Examples:
+        """The examples at `indices` (int64, (B,)), copied."""
+        return {
+            name: self._pixels(rows) if rows.dtype == np.uint8 else rows
+            for name, value in self.arrays.items()
+            for rows in (value.take(indices, axis=0),)
+        }
+
+    def _pixels(self, rows: np.ndarray) -> np.ndarray:
+        scale, shift = self._affine
+        pixels = rows.astype(np.float32)
+        pixels *= scale
+        pixels += shift
+        return pixels
+
+    @functools.cached_property
+    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift (float32, per channel or one for all) from 0..255."""
+        mean, std = np.array(self.mean or 0.0), np.array(self.std or 1.0)
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays(InMemory):
+    """The user's own arrays: `Arrays({"x": x, "label": label})`, each of shape (N, …).
+
+    Floats become float32 and integers int32; uint8 in `x` is taken as pixels and scaled to
+    (x / 255 − mean) / std. Arrays are copied only where the dtype changes. Raises `DataError`
+    where lengths differ, a float is not finite or a dtype cannot be used.
+    """
+
+    fields: Mapping[str, np.ndarray] = field(repr=False)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", canonical(self.fields))
+
+    def load(self) -> Mapping[str, np.ndarray]:
+        """The given arrays."""
+        return self.fields
+
+    def __repr__(self) -> str:
+        fields = ", ".join(
+            f"{name} {value.dtype}{list(value.shape)}" for name, value in self.fields.items()
+        )
+        return f"Arrays({fields})"
+
+
+def canonical(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays in the dtypes that the rest relies on: uint8 pixels, float32, int32; read-only."""
+    if not fields:
+        raise DataError("no arrays were given; a source needs at least one field")
+    arrays = {name: _canonical(name, np.asarray(value)) for name, value in fields.items()}
+    lengths = {name: len(value) for name, value in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"fields differ in length: {lengths}; they must hold the same examples")
+    return arrays
+
+
+def _canonical(name: str, value: np.ndarray) -> np.ndarray:
+    if value.ndim == 0:
+        raise DataError(f"field '{name}' is a scalar; its first axis must count examples")
+    if np.issubdtype(value.dtype, np.floating):
+        check_finite(name, value)
+        dtype = np.float32
+    elif value.dtype == np.uint8 and name == PIXELS:
+        dtype = np.uint8
+    elif np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_:
+        _check_int32(name, value)
+        dtype = np.int32
+    else:
+        raise DataError(
+            f"field '{name}' has dtype {value.dtype}; give floats, integers or booleans"
+        )
+    kept = np.ascontiguousarray(value, dtype).view()
+    kept.flags.writeable = False
+    return kept
+
+
+def _check_int32(name: str, value: np.ndarray) -> None:
+    limits = np.iinfo(np.int32)
+    if value.size and (value.min() < limits.min or value.max() > limits.max):
+        raise DataError(
+            f"field '{name}' holds integers from {value.min()} to {value.max()}, outside int32"
+        )
