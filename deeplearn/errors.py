@@ -7,6 +7,7 @@ it without a traceback. Any other exception is a bug and exits with code 70.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -62,6 +63,14 @@ class Preempted(Error):
     """The run was asked to stop; its checkpoint is written and it can be started again."""
 
     exit_code = 75
+
+    @classmethod
+    def by(cls, number: int, message: str) -> Preempted:
+        """The error of a signal; an interrupt from the keyboard exits with 130 instead."""
+        error = cls(message)
+        if number == signal.SIGINT:
+            error.exit_code = 130
+        return error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -1,0 +1,120 @@
+"""Checkpoints by Orbax: save while training goes on, restore onto any mesh.
+
+A step is written to a temporary directory and renamed when it is complete, so a stop at any moment
+leaves whole checkpoints only. The latest ones and the best one are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deeplearn.errors import CheckpointError, StorageError
+from deeplearn.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    `keep` is the number of latest steps kept; the step with the smallest watched value is kept too.
+    `read_only` leaves every file alone: another process may be training in the directory.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        # Orbax logs each phase of each save and warns of its own defaults; errors still come.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        # `best_fn` with `max_to_keep` would delete the newest step when it is not the best.
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: -metrics["watched"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self.directory = directory.resolve()
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                # Without a rename first, a stop during a deletion leaves a broken step listed.
+                todelete_subdir="deleted",
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """The complete steps on disk, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, step: int, state: TrainState, watched: float | None = None) -> None:
+        """Starts to write the state; returns once it is copied, so its buffers may be donated.
+
+        Raises `StorageError` where this save, or the one before, cannot be written.
+        """
+        metrics = None if watched is None else {"watched": watched}
+        try:
+            self._manager.check_for_errors()
+            if step not in self._manager.all_steps():
+                arguments = self._ocp.args.StandardSave(_storable(state))
+                self._manager.save(step, args=arguments, metrics=metrics, force=True)
+        except (OSError, ValueError) as error:
+            raise StorageError(self._unwritable(error)) from error
+
+    def wait(self) -> None:
+        """Returns when every save is on disk; raises `StorageError` where one failed."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise StorageError(self._unwritable(error)) from error
+
+    def restore(self, target: TrainState, step: int | None = None) -> TrainState:
+        """The state of a step (the latest by default) with the shapes and shardings of `target`.
+
+        `target` is abstract; its leaves carry shardings, so a checkpoint of any mesh lands on this
+        one. A latest step that cannot be read gives way to the one before. Raises `CheckpointError`
+        that lists each step and its reason where none can be read.
+        """
+        steps = self.steps() if step is None else [step]
+        reasons = []
+        for candidate in reversed(steps):
+            try:
+                arguments = self._ocp.args.StandardRestore(_storable_shapes(target))
+                stored = self._manager.restore(candidate, args=arguments)
+                key = jax.random.wrap_key_data(stored.rng)
+                return stored.replace(rng=jax.device_put(key, target.rng.sharding))
+            except Exception as error:  # Orbax raises many types for a damaged directory
+                reasons.append(f"step {candidate}: {str(error).strip().splitlines()[0][:160]}")
+        raise CheckpointError(
+            f"no checkpoint in {self.directory} can be restored ({'; '.join(reasons) or 'none exists'});"
+            " restore the directory from a copy, or start in a new one"
+        )
+
+    def close(self) -> None:
+        """Waits for the saves under way and frees the threads."""
+        self._manager.close()
+
+    def _unwritable(self, error: Exception) -> str:
+        reason = str(error).strip().splitlines()[0][:200]
+        return (
+            f"checkpoint in {self.directory} cannot be written: {reason}; free space or choose another"
+            " --workdir, then start again: the run goes on from the last whole checkpoint"
+        )
+
+
+def _storable(state: TrainState) -> TrainState:
+    """The state with its typed key as plain integers, which every Orbax version reads."""
+    return state.replace(rng=jax.random.key_data(state.rng))
+
+
+def _storable_shapes(target: TrainState) -> Any:
+    data = jax.eval_shape(jax.random.key_data, target.rng)
+    rng = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=target.rng.sharding)
+    return target.replace(rng=rng)

@@ -1,0 +1,74 @@
+"""Evaluation: the same sums over the same batches inside and outside the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from deeplearn.data.dataset import Sequential
+from deeplearn.data.prefetch import prefetch
+from deeplearn.experiment import Experiment
+from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
+from deeplearn.step import evaluation_variables
+from deeplearn.tasks.task import Task
+from deeplearn.types import Batch, Mean, Variables
+
+if TYPE_CHECKING:
+    from deeplearn.train import Run
+
+
+class Evaluator:
+    """Evaluates variables on the splits of an experiment; compiles once per shape of batch."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh):
+        self._experiment = experiment
+        self._sharding = batch_sharding(mesh)
+        self._task: Task = experiment.task
+        self._mesh = mesh
+
+        def add(totals: dict[str, Mean], variables: Variables, batch: Batch) -> dict[str, Mean]:
+            return jax.tree.map(jnp.add, totals, experiment.task.evaluate(variables, batch))
+
+        self._add = jax.jit(add, donate_argnums=0)
+
+    def __call__(self, variables: Variables, split: str) -> dict[str, float]:
+        """The metrics of a split, each example counted once."""
+        dataset = self._experiment.evaluation_dataset(split, self._mesh.shape[BATCH_AXIS])
+        totals: dict[str, Mean] | None = None
+        for batch in self._batches(dataset):
+            if totals is None:
+                shapes = jax.eval_shape(self._task.evaluate, variables, batch)
+                totals = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            totals = self._add(totals, variables, batch)
+        return values(totals or {})
+
+    def _batches(self, dataset: Sequential) -> Any:
+        def place(batch: Mapping[str, np.ndarray]) -> Batch:
+            self._task.check(batch)
+            return to_devices(batch, self._sharding)
+
+        rows = process_rows(self._mesh, dataset.batch_size)
+        return prefetch(dataset, rows, range(dataset.batches), place)
+
+
+def evaluate(run: Run, split: str = "test") -> dict[str, float]:
+    """The metrics of a run's state on a split of its experiment.
+
+    Raises `UsageError` where the experiment has no such split.
+    """
+    evaluator = Evaluator(run.experiment, make_mesh(run.experiment.mesh))
+    return evaluator(evaluation_variables(run.state), split)
+
+
+def values(metrics: Mapping[str, Mean]) -> dict[str, float]:
+    """Means as Python floats; one transfer, which waits for the computation."""
+    fetched = jax.device_get(dict(metrics))
+    return {
+        name: float(mean.total / mean.weight) if mean.weight > 0 else 0.0
+        for name, mean in fetched.items()
+    }

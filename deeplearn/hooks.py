@@ -1,0 +1,211 @@
+"""Hooks: everything that happens around a train step and is not the step.
+
+The loop calls `before` ahead of a compiled call and `after` behind its dispatch, for each hook of
+one list in order. A hook never waits for the step that was just dispatched unless it must read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deeplearn.checkpoint import Checkpoints
+from deeplearn.errors import NumericsError, UsageError
+from deeplearn.evaluate import Evaluator, values
+from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.step import Metrics, TrainState, evaluation_variables
+
+
+@dataclasses.dataclass
+class Loop:
+    """What hooks see: the state after `step` updates and the metrics of the last of them.
+
+    A hook may replace `state.control`. It may set `stopping`, which finishes the run behind this
+    call, or `preempted`, which leaves it to be resumed. `results` are the latest metrics of each
+    split.
+    """
+
+    experiment: Experiment
+    state: TrainState
+    step: int
+    metrics: Metrics | None = None
+    stopping: bool = False
+    preempted: bool = False
+    results: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def last(self) -> bool:
+        """Whether the run is finished behind this call."""
+        return self.stopping or self.step >= self.experiment.steps
+
+    def due(self, period: int) -> bool:
+        """Whether a period of steps ends here; the last step ends every period."""
+        return self.step % period == 0 or self.last
+
+
+class Hook:
+    """Two moments around a compiled call; does nothing by default."""
+
+    def before(self, loop: Loop) -> None:
+        """Ahead of the dispatch."""
+
+    def after(self, loop: Loop) -> None:
+        """Behind the dispatch; `loop.step` counts the updates now dispatched."""
+
+
+Report = Callable[[int, str, dict[str, float]], None]
+"""Receives (step, split, values): a log, a progress bar, TensorBoard."""
+
+
+class Log(Hook):
+    """Reports the metrics of a train step one period late, when they are long computed."""
+
+    def __init__(self, reports: list[Report], timing: Report):
+        self._reports = reports
+        self._timing = timing
+        self._pending: tuple[int, Metrics] | None = None
+        self._since: tuple[int, float] | None = None
+
+    def after(self, loop: Loop) -> None:
+        if loop.due(loop.experiment.log_every):
+            self.flush(loop)
+            assert loop.metrics is not None
+            self._pending = loop.step, loop.metrics
+
+    def flush(self, loop: Loop) -> None:
+        """Reports what is pending; waits for the step it belongs to."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        row = values(metrics)
+        if row["skipped"] > loop.experiment.skip_limit:
+            raise_if_halted(loop)
+        self.report(loop, step, "train", row)
+        self._time(loop, step)
+
+    def report(self, loop: Loop, step: int, split: str, row: dict[str, float]) -> None:
+        """Passes one row to every report and keeps it as the latest of its split."""
+        loop.results[split] = row
+        for report in self._reports:
+            report(step, split, row)
+
+    def _time(self, loop: Loop, step: int) -> None:
+        now = time.monotonic()
+        if self._since is not None:
+            steps, seconds = step - self._since[0], now - self._since[1]
+            rate = steps * loop.experiment.batch_size / seconds
+            self._timing(step, "train", {"seconds": seconds, "examples_per_second": rate})
+        self._since = step, now
+
+
+class Evaluate(Hook):
+    """Evaluates every split, and counts the evaluations without a better watched value."""
+
+    def __init__(self, evaluator: Evaluator, log: Log):
+        self._evaluator = evaluator
+        self._log = log
+
+    def after(self, loop: Loop) -> None:
+        experiment = loop.experiment
+        if not experiment.evaluation or not loop.due(experiment.evaluate_every):
+            return
+        self._log.flush(loop)
+        variables = evaluation_variables(loop.state)
+        for split in experiment.evaluation:
+            self._log.report(loop, loop.step, split, self._evaluator(variables, split))
+        if experiment.early_stopping is not None:
+            self._watch(loop, experiment.early_stopping)
+
+    def _watch(self, loop: Loop, stop: EarlyStopping) -> None:
+        control = loop.state.control
+        split, _, name = stop.metric.partition("/")
+        if name not in loop.results[split]:
+            known = ", ".join(f"{split}/{known}" for known in loop.results[split])
+            raise UsageError(
+                f"early_stopping.metric={stop.metric!r} is not measured; choose: {known}"
+            )
+        value = stop.signed(loop.results)
+        # NaN compares as not better, so it is never the best.
+        if value < float(control.best):
+            bad, best, best_step = 0, value, loop.step
+        else:
+            bad = int(control.bad_evaluations) + 1
+            best, best_step = float(control.best), int(control.best_step)
+        changed = {"best": best, "best_step": best_step, "bad_evaluations": bad}
+        placed = {
+            field: jax.device_put(
+                jnp.asarray(value, getattr(control, field).dtype), getattr(control, field).sharding
+            )
+            for field, value in changed.items()
+        }
+        loop.state = loop.state.replace(control=control.replace(**placed))
+        loop.stopping = loop.stopping or bad >= stop.patience
+
+
+class Save(Hook):
+    """Saves when a period ends, and at once when an evaluation was the best so far."""
+
+    def __init__(self, checkpoints: Checkpoints, flush: Callable[[Loop], None]):
+        self._checkpoints = checkpoints
+        self._flush = flush
+
+    def after(self, loop: Loop) -> None:
+        experiment = loop.experiment
+        watches = experiment.early_stopping is not None
+        best = watches and int(loop.state.control.best_step) == loop.step
+        if not (best or loop.preempted or loop.due(experiment.save_every)):
+            return
+        # Rows up to this step must be on disk before the step is: a resumed run keeps them.
+        self._flush(loop)
+        raise_if_halted(loop)
+        watched = float(loop.state.control.best) if best else None
+        self._checkpoints.save(loop.step, loop.state, watched)
+
+
+class Preempt(Hook):
+    """Turns SIGTERM and SIGINT into a save and a stop; a second signal stops at once.
+
+    `received` is the signal's number. Only the main thread can hold signals; elsewhere the hook
+    does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Preempt:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._receive)
+            except ValueError:
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = number
+        self.__exit__()
+
+    def after(self, loop: Loop) -> None:
+        loop.preempted = self.received is not None
+
+
+def raise_if_halted(loop: Loop) -> None:
+    """Raises `NumericsError` where the step refused to go on; waits for the latest step."""
+    halted_at = int(loop.state.control.halted_at)
+    if halted_at >= 0:
+        raise NumericsError(
+            f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is not"
+            " finite and the parameters were left as before it; lower the learning rate, set"
+            " optimizer.clip_norm, or allow a few with skip_limit"
+        )

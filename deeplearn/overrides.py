@@ -1,0 +1,203 @@
+"""Overrides: `path=value` texts that change fields of an experiment, checked by their types.
+
+A path names fields, keys or positions: `task.model.hidden=(64,64)`, `evaluation.test.split=train`.
+A field that holds an object takes a class name, `optimizer=Adam`, and keeps the fields that the two
+classes share.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.experiment import Experiment, public_fields
+
+
+def override(experiment: Experiment, changes: Iterable[str]) -> Experiment:
+    """The experiment with every `path=value` applied in order.
+
+    Raises `UsageError` for an unknown field, a wrong type, or a text without `=`.
+    """
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals or not path.strip():
+            raise UsageError(
+                f"--set {change}: write PATH=VALUE, such as optimizer.learning_rate=0.1"
+            )
+        experiment = _change(experiment, path.strip().split("."), text.strip(), change)
+        overrides = (*experiment.overrides, change)
+        experiment = dataclasses.replace(experiment, overrides=overrides)
+    return experiment
+
+
+def _change(owner: Any, path: list[str], text: str, change: str) -> Any:
+    """A copy of `owner` with the value at `path` replaced."""
+    name, *rest = path
+    current = _child(owner, name, change)
+    if rest:
+        return _replace(owner, name, _change(current, rest, text, change))
+    annotation = _annotation(owner, name)
+    value = _parse(text, annotation, current, change)
+    return _replace(owner, name, value)
+
+
+def _child(owner: Any, name: str, change: str) -> Any:
+    if isinstance(owner, Mapping):
+        choices = {str(key): item for key, item in owner.items()}
+    elif isinstance(owner, tuple):
+        choices = {str(index): item for index, item in enumerate(owner)}
+    elif dataclasses.is_dataclass(owner):
+        choices = {field.name: getattr(owner, field.name) for field in public_fields(owner)}
+    else:
+        raise UsageError(f"--set {change}: {type(owner).__name__} {owner!r} has no field '{name}'")
+    if name not in choices:
+        kind = type(owner).__name__
+        raise UsageError(
+            f"--set {change}: {kind} has no field '{name}'{did_you_mean(name, choices)}"
+        )
+    return choices[name]
+
+
+def _replace(owner: Any, name: str, value: Any) -> Any:
+    if isinstance(owner, Mapping):
+        return {**owner, name: value}
+    if isinstance(owner, tuple):
+        return tuple(value if str(index) == name else item for index, item in enumerate(owner))
+    if isinstance(owner, nn.Module):
+        return owner.clone(**{name: value})
+    return dataclasses.replace(owner, **{name: value})
+
+
+def _annotation(owner: Any, name: str) -> Any:
+    """The declared type of a field; that of the current value where none is declared."""
+    if not dataclasses.is_dataclass(owner):
+        return type(_child(owner, name, name))
+    for cls in type(owner).__mro__:
+        if name in cls.__dict__.get("__annotations__", {}):
+            annotation = cls.__dict__["__annotations__"][name]
+            if not isinstance(annotation, str):
+                return annotation
+            scope = {**vars(typing), **vars(sys.modules[cls.__module__])}
+            hints = types.SimpleNamespace(__annotations__={name: annotation})
+            return typing.get_type_hints(hints, globalns=scope)[name]
+    return type(getattr(owner, name))
+
+
+def _parse(text: str, annotation: Any, current: Any, change: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if _holds_text(annotation) and value is not None and not isinstance(value, str):
+        value = text
+    value = _fit(value, annotation)
+    if _matches(value, annotation) and not (isinstance(value, str) and _is_class(annotation)):
+        return value
+    classes = _classes(annotation, current)
+    if isinstance(value, str) and classes:
+        return _instance(value, classes, current, change)
+    raise UsageError(
+        f"--set {change}: expected {_type_name(annotation)}, got {type(value).__name__} {value!r}"
+    )
+
+
+def _fit(value: Any, annotation: Any) -> Any:
+    """An int where a float is declared, and a list where a tuple is, become what is declared."""
+    options = _options(annotation)
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and float in options
+        and int not in options
+    ):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _matches(value: Any, annotation: Any) -> bool:
+    if annotation is Any:
+        return True
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    for option in _options(annotation):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if origin is tuple and isinstance(value, tuple):
+            if len(arguments) == 2 and arguments[1] is Ellipsis:
+                arguments = (arguments[0],) * len(value)
+            if len(arguments) == len(value) and all(map(_matches, value, arguments)):
+                return True
+        elif option is float and isinstance(value, int) and not isinstance(value, bool):
+            return True
+        elif option in (int, float, str, bool, tuple, type(None)) and type(value) is option:
+            return True
+    return False
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _holds_text(annotation: Any) -> bool:
+    return str in _options(annotation) and not {int, float, bool} & set(_options(annotation))
+
+
+def _is_class(annotation: Any) -> bool:
+    return any(isinstance(option, type) and _buildable(option) for option in _options(annotation))
+
+
+def _buildable(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) or getattr(value, "_is_protocol", False)
+
+
+def _classes(annotation: Any, current: Any) -> dict[str, type]:
+    """The classes that a name may mean: those of the module of the current value, or of the type."""
+    modules = [type(current).__module__] if dataclasses.is_dataclass(current) else []
+    modules += [option.__module__ for option in _options(annotation) if isinstance(option, type)]
+    found: dict[str, type] = {}
+    for module in modules:
+        for name, item in vars(sys.modules[module]).items():
+            if (
+                isinstance(item, type)
+                and dataclasses.is_dataclass(item)
+                and not name.startswith("_")
+            ):
+                found.setdefault(name, item)
+    return found
+
+
+def _instance(name: str, classes: dict[str, type], current: Any, change: str) -> Any:
+    if name not in classes:
+        raise UsageError(f"--set {change}: no class '{name}'{did_you_mean(name, classes)}")
+    cls = classes[name]
+    shared: dict[str, Any] = {}
+    if dataclasses.is_dataclass(current):
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        fields = [field.name for field in public_fields(current)]
+        shared = {field: getattr(current, field) for field in fields if field in known}
+    try:
+        return cls(**shared)
+    except TypeError as error:
+        raise UsageError(
+            f"--set {change}: {name} needs more fields than it can keep: {error}"
+        ) from None
+
+
+def _type_name(annotation: Any) -> str:
+    return " | ".join(
+        "None"
+        if option is type(None)
+        else getattr(option, "__name__", str(option))
+        if not typing.get_args(option)
+        else str(option)
+        for option in _options(annotation)
+    )

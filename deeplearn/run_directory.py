@@ -1,0 +1,137 @@
+"""The run directory: one process at a time, one experiment for ever.
+
+It holds `experiment.json` (name, overrides, the resolved record, the digests of the data),
+`metrics.jsonl`, `timing.jsonl`, `checkpoints/`, `tensorboard/` and, when done, `receipt.json`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax.numpy as jnp
+
+from deeplearn.errors import LockedError, ResumeError, StorageError, UsageError
+from deeplearn.experiment import Experiment, differences, record
+
+# What a resumed run may change: none of these enters a number that training computes.
+FREE = ("log_every", "save_every", "keep", "evaluation_batch_size", "mesh", "rules", "overrides")
+# Without early stopping an evaluation only looks.
+FREE_WITHOUT_STOPPING = ("evaluate_every", "evaluation")
+
+
+class RunDirectory:
+    """A run directory held by this process while the context is open.
+
+    Raises `StorageError` where it cannot be written and `LockedError` where another process is
+    training in it; nothing is changed then.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser().resolve()
+        self._lock: Any = None
+
+    def __enter__(self) -> RunDirectory:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"probe")
+            self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 (held until exit)
+        except OSError as error:
+            raise StorageError(
+                f"run directory {self.path} cannot be written: {error.strerror or error};"
+                " choose another --workdir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise LockedError(
+                f"run directory {self.path} is in use by {holder}; wait for it, stop it, or choose"
+                " another --workdir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    def stored(self) -> dict[str, Any] | None:
+        """What `experiment.json` says, or None in a fresh directory."""
+        return stored_experiment(self.path)
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """The content of `experiment.json`; reads the data for its digests."""
+    sources = {"train": experiment.train, **experiment.evaluation}
+    return {
+        "experiment": experiment.name,
+        "overrides": list(experiment.overrides),
+        "record": record(experiment),
+        "digests": {split: source.digest for split, source in sources.items()},
+    }
+
+
+def stored_experiment(path: Path) -> dict[str, Any] | None:
+    """The parsed `experiment.json` of a run directory, or None where there is none."""
+    file = path / "experiment.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResumeError(
+            f"{file} cannot be read: {error}; restore it from a copy, or start in a new directory"
+        ) from None
+
+
+def refuse_differences(
+    path: Path, stored: dict[str, Any], experiment: Experiment, done: int
+) -> None:
+    """Raises `ResumeError` where the experiment is not the one that the directory belongs to.
+
+    `done` is the number of steps already taken. Fields that enter no number may differ, and
+    `steps` may where the learning rate of every step taken stays the same.
+    """
+    new = describe(experiment)
+    free = FREE if experiment.early_stopping else FREE + FREE_WITHOUT_STOPPING
+    found = differences(stored["record"], new["record"])
+    found = [item for item in found if item[0].split(".")[0] not in free]
+    if _same_schedule(experiment, stored["record"]["steps"], done):
+        found = [item for item in found if item[0] != "steps"]
+    found += differences(
+        {"data train": stored["digests"].get("train")}, {"data train": new["digests"]["train"]}
+    )
+    if found:
+        text = "; ".join(f"{field}: {old!r} there, {now!r} now" for field, old, now in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ResumeError(
+            f"run directory {path} belongs to another run: {text}{more};"
+            " choose another --workdir, or take the change back"
+        )
+
+
+def _same_schedule(experiment: Experiment, old_steps: int, done: int) -> bool:
+    """Whether the steps taken so far had the learning rates that the new total gives them."""
+    if experiment.steps < done:
+        raise UsageError(
+            f"steps={experiment.steps} is less than the {done} steps that the run has taken already"
+        )
+    taken = jnp.arange(done)
+    rate = experiment.optimizer.learning_rate_at
+    return bool(jnp.array_equal(rate(taken, old_steps), rate(taken, experiment.steps)))

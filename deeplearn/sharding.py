@@ -1,0 +1,134 @@
+"""Where arrays live: a mesh of named axes, and rules from a leaf's path to its partition.
+
+Models know nothing of this. The batch axis B is split over the mesh axis `data`. A rule is a pair
+(pattern, partition): the first pattern that `re.search` finds in a leaf's path, such as
+`opt_state/1/mu/Dense_0/kernel`, decides; so one rule places a parameter and its moments alike. A
+partition is a tuple of mesh-axis names (None for a whole axis), or "fsdp": split the largest axis
+that divides over `data` (Rajbhandari et al. 2020, ZeRO stage 3). Other leaves are replicated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from deeplearn.errors import UsageError
+from deeplearn.types import Batch, PyTree
+
+Axes = tuple[tuple[str, int], ...]
+Partition = str | tuple[str | None, ...]
+Rules = tuple[tuple[str, Partition], ...]
+
+BATCH_AXIS = "data"
+# Splitting a leaf costs a collective of some 10 µs; below this many elements it saves nothing.
+FSDP_MIN_SIZE = 2**12
+
+
+def make_mesh(axes: Axes, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices; one axis size may be −1, which takes what the others leave.
+
+    Raises `UsageError` where the sizes do not multiply to the number of devices, or where no axis
+    is named `data`.
+    """
+    devices = jax.devices() if devices is None else devices
+    names = tuple(name for name, _ in axes)
+    sizes = [size for _, size in axes]
+    if BATCH_AXIS not in names or len(set(names)) != len(names):
+        raise UsageError(f"mesh {axes}: axis names must differ and one must be '{BATCH_AXIS}'")
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UsageError(f"mesh {axes}: sizes must be positive, and at most one −1 (the rest)")
+    if -1 in sizes:
+        known = -int(np.prod(sizes))
+        sizes[sizes.index(-1)] = max(len(devices) // known, 1)
+    if int(np.prod(sizes)) != len(devices):
+        shape = " × ".join(f"{name}={size}" for name, size in zip(names, sizes, strict=True))
+        raise UsageError(
+            f"mesh {shape} needs {int(np.prod(sizes))} devices but there are {len(devices)};"
+            " change the experiment's `mesh` (a size of −1 takes the rest)"
+        )
+    # Explicit axis types would make every operation state its sharding; these rules do not.
+    return jax.make_mesh(tuple(sizes), names, (AxisType.Auto,) * len(names), devices=devices)
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """B split over `data`; `leading` axes before it (steps of one call) are whole."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH_AXIS))
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of a global batch that this process must hold."""
+    if batch_size % mesh.shape[BATCH_AXIS]:
+        raise UsageError(
+            f"batch size {batch_size} does not divide over the {mesh.shape[BATCH_AXIS]} devices of"
+            f" mesh axis '{BATCH_AXIS}'; choose a multiple"
+        )
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    bounds = [index[0].indices(batch_size)[:2] for index in indices]
+    return slice(min(low for low, _ in bounds), max(high for _, high in bounds))
+
+
+def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
+    """The rows of this process as arrays that are global over all processes."""
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def state_shardings(state: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """A `NamedSharding` for every leaf of an (abstract) state."""
+
+    def sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = path_name(path)
+        for pattern, partition in rules:
+            if re.search(pattern, name):
+                return NamedSharding(mesh, _spec(name, leaf.shape, partition, mesh))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def per_device(step: Callable, mesh: Mesh) -> Callable:
+    """The program that one device runs, by `jax.shard_map`: what `jax.pmap` has become.
+
+    `step(state, batch)` sees its own rows of the batch and must combine over `data` itself. The
+    state is replicated. Its result equals that of `jit` where nothing depends on how the batch is
+    split; BatchNorm uses the statistics of a device's rows, and dropout a key of the device.
+    """
+    whole, split = PartitionSpec(), PartitionSpec(BATCH_AXIS)
+    # The gradient of replicated parameters must stay local until the weighted sum of the step;
+    # with check_vma the transpose would already sum it, without weights.
+    return jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
+
+
+def path_name(path: tuple) -> str:
+    """A pytree path as text, such as `params/Dense_0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _spec(name: str, shape: tuple[int, ...], partition: Partition, mesh: Mesh) -> PartitionSpec:
+    if partition == "fsdp":
+        devices = mesh.shape[BATCH_AXIS]
+        sizes = [size if size % devices == 0 else 0 for size in shape]
+        if int(np.prod(shape)) < FSDP_MIN_SIZE or not any(sizes):
+            return PartitionSpec()
+        axis = sizes.index(max(sizes))
+        return PartitionSpec(*(None,) * axis, BATCH_AXIS)
+    if isinstance(partition, str) or len(partition) > len(shape):
+        raise UsageError(
+            f"sharding rule {partition!r} does not fit {name} of shape {shape}; give 'fsdp' or at"
+            f" most {len(shape)} axis names"
+        )
+    for size, axis_name in zip(shape, partition, strict=False):
+        if axis_name is not None and size % mesh.shape.get(axis_name, size + 1):
+            raise UsageError(
+                f"sharding rule {partition} cannot split {name} of shape {shape} over mesh axis"
+                f" '{axis_name}' of {dict(mesh.shape)}"
+            )
+    return PartitionSpec(*partition)

@@ -1,0 +1,180 @@
+"""The one training loop: it folds `train_step` over a dataset.
+
+Everything that is not a step enters as a hook. Starting again in the same directory resumes, and
+the resumed run equals the uninterrupted one to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deeplearn.checkpoint import Checkpoints
+from deeplearn.errors import CheckpointError, Preempted, ResumeError, UsageError
+from deeplearn.evaluate import Evaluator
+from deeplearn.experiment import Experiment, differences, record
+from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
+from deeplearn.overrides import override
+from deeplearn.program import Program
+from deeplearn.report.progress import Progress
+from deeplearn.report.receipt import receipt, state_sha256, write_json
+from deeplearn.report.rows import RowLog, read_rows
+from deeplearn.report.tensorboard import TensorBoard
+from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
+from deeplearn.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished or loaded run: its state, and the last metrics of each split."""
+
+    experiment: Experiment
+    state: TrainState
+    metrics: Mapping[str, Mapping[str, float]]
+    workdir: Path
+
+
+def train(
+    experiment: Experiment, workdir: str | os.PathLike[str], hooks: Sequence[Hook] = ()
+) -> Run:
+    """Trains an experiment in a directory, or goes on with the run that the directory holds.
+
+    `hooks` come behind the loop's own. Raises a `deeplearn.errors.Error` for whatever the user can
+    mend; what can be known ahead of training is raised before anything is written.
+    """
+    experiment.validate()
+    program = Program(experiment)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(RunDirectory(workdir)).path
+        checkpoints = Checkpoints(directory / "checkpoints", experiment.keep)
+        stack.callback(checkpoints.close)
+        state = _first_state(program, directory, checkpoints)
+        description = describe(experiment)
+        if stored_experiment(directory) != description:
+            write_json(directory / "experiment.json", description)
+        loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
+        if not loop.last:
+            _loop(program, loop, checkpoints, directory, hooks)
+        return _result(program, loop.state, checkpoints, directory)
+
+
+def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) -> Run:
+    """The run that a directory holds: its experiment, rebuilt from source, and its latest state.
+
+    With early stopping the state is the best one. `experiment` is needed where the source is not a
+    module of `experiments`. Raises `UsageError` where there is no run, `ResumeError` where the
+    source has changed since.
+    """
+    directory = Path(workdir).expanduser().resolve()
+    stored = stored_experiment(directory)
+    if stored is None:
+        raise UsageError(f"no run in {directory}: there is no experiment.json; check --workdir")
+    if experiment is None:
+        experiment = override(_source(stored["experiment"]), stored["overrides"])
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    done = max(checkpoints.steps(), default=0)
+    refuse_differences(directory, stored, experiment, done)
+    program = Program(experiment)
+    return _result(program, checkpoints.restore(program.shapes), checkpoints, directory)
+
+
+def _loop(
+    program: Program,
+    loop: Loop,
+    checkpoints: Checkpoints,
+    directory: Path,
+    extra: Sequence[Hook],
+) -> None:
+    experiment = program.experiment
+    with contextlib.ExitStack() as stack:
+        rows, timing = RowLog(directory / "metrics.jsonl"), RowLog(directory / "timing.jsonl")
+        rows.truncate_after(loop.step)
+        progress = Progress(experiment.name, experiment.steps, loop.step, experiment.batch_size)
+        stack.callback(progress.close)
+        board = TensorBoard(directory / "tensorboard", loop.step)
+        stack.callback(board.close)
+        preempt = stack.enter_context(Preempt())
+        log = Log([rows.append, progress.log, board.log], timing.append)
+
+        def flush(loop: Loop) -> None:
+            log.flush(loop)
+            rows.flush()
+            timing.flush()
+
+        # The order is a contract. The step is dispatched first, so that the devices work while the
+        # host logs the period before. Evaluation comes ahead of the save, which must hold what it
+        # decided. Rows are flushed ahead of the save, since a resumed run keeps them.
+        evaluator = Evaluator(experiment, program.mesh)
+        order = [preempt, log, Evaluate(evaluator, log), Save(checkpoints, flush), *extra]
+        batches = stack.enter_context(contextlib.closing(program.batches(loop.step)))
+        step = None
+        for batch in batches:
+            step = step or program.compile(batch)
+            for hook in order:
+                hook.before(loop)
+            loop.state, loop.metrics = step(loop.state, batch)
+            loop.step += experiment.steps_per_call
+            for hook in order:
+                hook.after(loop)
+            if loop.last or loop.preempted:
+                break
+        checkpoints.wait()
+        if loop.preempted and not loop.last:
+            assert preempt.received is not None
+            name = signal.Signals(preempt.received).name
+            raise Preempted.by(
+                preempt.received,
+                f"{name} stopped the run at step {loop.step}; its checkpoint is written: start again"
+                f" with the same --workdir {directory}",
+            )
+
+
+def _first_state(program: Program, directory: Path, checkpoints: Checkpoints) -> TrainState:
+    """A fresh state, or that of the latest checkpoint of the same experiment."""
+    stored, steps = stored_experiment(directory), checkpoints.steps()
+    if stored is not None:
+        refuse_differences(directory, stored, program.experiment, done=max(steps, default=0))
+    elif steps:
+        raise ResumeError(
+            f"{directory} holds checkpoints but no experiment.json; choose another --workdir"
+        )
+    return checkpoints.restore(program.shapes) if steps else program.init()
+
+
+def _stopped_early(experiment: Experiment, state: TrainState) -> bool:
+    stop = experiment.early_stopping
+    return stop is not None and int(state.control.bad_evaluations) >= stop.patience
+
+
+def _result(program: Program, state: TrainState, checkpoints: Checkpoints, directory: Path) -> Run:
+    """The run at its latest state; with early stopping at its best."""
+    if program.experiment.early_stopping is not None and int(state.control.best_step) >= 0:
+        state = checkpoints.restore(program.shapes, int(state.control.best_step))
+    metrics: dict[str, dict[str, float]] = {}
+    for row in read_rows(directory / "metrics.jsonl"):
+        if row["step"] <= int(state.step):
+            metrics[row["split"]] = {
+                name: value for name, value in row.items() if name not in ("step", "split")
+            }
+    return Run(program.experiment, state, metrics, directory)
+
+
+def _source(name: str) -> Experiment:
+    """The experiment that a module of `experiments` describes."""
+    try:
+        module = importlib.import_module(f"experiments.{name}")
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"there is no experiments/{name}.py; give the experiment: load(workdir, experiment)"
+        ) from None
+    return module.experiment()
