@@ -1,0 +1,185 @@
+"""The command line: `./launch.sh MODE --flag=value …`; without a mode it lists what there is.
+
+A mistake of the user is one line on stderr and the exit code of its class in `deeplearn.errors`.
+Any other exception goes to `crash.txt` in the run directory and exits with 70. JAX is imported by
+the modes that need it, so that lists, help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from deeplearn.errors import Error, UsageError, did_you_mean
+from experiments import _command
+from experiments._command import Flag, Mode
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+
+
+def train(values: Any, rest: list[str]) -> int:
+    known = _command.experiments()
+    if values.experiment not in known:
+        hint = did_you_mean(values.experiment, known)
+        raise UsageError(f"--experiment={values.experiment} is unknown{hint}")
+    values.workdir = values.workdir or default_workdir(values.experiment, values.set)
+    import deeplearn
+    from deeplearn.overrides import override
+
+    experiment = importlib.import_module(f"experiments.{values.experiment}").experiment()
+    deeplearn.train(override(experiment, values.set), values.workdir)
+    return 0
+
+
+def default_workdir(experiment: str, overrides: Sequence[str]) -> str:
+    """runs/NAME, or runs/NAME-HASH: each set of overrides has a directory of its own."""
+    if not overrides:
+        return f"runs/{experiment}"
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()
+    return f"runs/{experiment}-{digest[:6]}"
+
+
+def evaluate(values: Any, rest: list[str]) -> int:
+    import deeplearn
+
+    run = deeplearn.load(values.workdir)
+    splits = [values.split] if values.split else sorted(run.experiment.evaluation)
+    if not splits:
+        raise UsageError(f"--workdir={values.workdir}: its experiment has no evaluation data")
+    for split in splits:
+        for name, value in deeplearn.evaluate(run, split).items():
+            print(f"{split + '/' + name:<24} {value:.6g}")
+    return 0
+
+
+def sample(values: Any, rest: list[str]) -> int:
+    import deeplearn
+
+    task = type(deeplearn.load(values.workdir).experiment.task).__name__
+    raise UsageError(f"--workdir={values.workdir}: the task {task} draws no samples")
+
+
+def bench(values: Any, rest: list[str]) -> int:
+    from benchmarks.__main__ import main
+
+    return main(values.suite, values.only)
+
+
+def test(values: Any, rest: list[str]) -> int:
+    import pytest
+
+    os.chdir(Path(__file__).resolve().parent.parent)
+    tiers = [tier for tier in ("data", "long") if values[tier].value]
+    return int(pytest.main([*(["-m", " or ".join(tiers)] if tiers else []), *rest]))
+
+
+NEEDED_WORKDIR = Flag("the run directory", "DIR", required=True)
+OVERRIDES = Flag(
+    "change a field, such as optimizer.learning_rate=0.01; repeatable",
+    "FIELD=VALUE",
+    flags.DEFINE_multi_string,
+    (),
+)
+MODES = {
+    "train": Mode(
+        "train an experiment, or go on with it where it stopped",
+        train,
+        {
+            "experiment": Flag("what to train, one of the list below", "NAME", required=True),
+            "set": OVERRIDES,
+            "workdir": Flag(
+                "the run directory; default runs/NAME, or runs/NAME-HASH with --set", "DIR"
+            ),
+        },
+    ),
+    "evaluate": Mode(
+        "print the metrics of a trained model",
+        evaluate,
+        {"workdir": NEEDED_WORKDIR, "split": Flag("which evaluation data; default all", "NAME")},
+    ),
+    "sample": Mode("draw samples from a trained model", sample, {"workdir": NEEDED_WORKDIR}),
+    "bench": Mode(
+        "measure against peers and print the ratios",
+        bench,
+        {
+            "suite": Flag("one suite; default all", "NAME"),
+            "only": Flag("one measurement of a suite", "NAME"),
+        },
+    ),
+    "test": Mode(
+        "run the test suite",
+        test,
+        {
+            "data": Flag("the tests that need datasets", "", flags.DEFINE_boolean, False),
+            "long": Flag("the tests that take minutes", "", flags.DEFINE_boolean, False),
+        },
+        rest="for pytest, such as -- -k launch",
+    ),
+}
+
+
+def run(words: Sequence[str]) -> int:
+    """Carries out one command line, given without the program's name."""
+    end = list(words).index("--") if "--" in words else len(words)
+    before, rest = list(words[:end]), list(words[end + 1 :])
+    asked_for_help = bool({"-h", "-help", "--help"} & set(before))
+    if not before or (asked_for_help and before[0].startswith("-")):
+        print(_command.describe(MODES, with_flags=asked_for_help))
+        return 0
+    name = before[0]
+    mode = _command.choose(MODES, name)
+    if asked_for_help:
+        print(_command.describe({name: mode}, with_flags=True))
+        return 0
+    if rest and not mode.rest:
+        raise UsageError(f"{name} takes nothing after --")
+    values = _command.parse(MODES, name, before[1:])
+    # Grain reads absl's global flags, which this program never fills.
+    flags.FLAGS.mark_as_parsed()
+    try:
+        return mode.run(values, rest)
+    except Error:
+        raise
+    except Exception as error:
+        return _crash(error, values["workdir"].value if "workdir" in values else None, words)
+
+
+def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
+    try:
+        if workdir is None:
+            raise OSError
+        path = Path(workdir, "crash.txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"./launch.sh {shlex.join(words)}\n\n{traceback.format_exc()}")
+    except OSError:
+        traceback.print_exception(error)
+    else:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"error: internal error, see {path}: {what}", file=sys.stderr)
+    return INTERNAL_ERROR
+
+
+def main() -> int:
+    """Runs the command line of this process and returns its exit code."""
+    try:
+        return run(sys.argv[1:])
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
