@@ -1,0 +1,108 @@
+"""Files that survive a kill: what a reader can find after a write that failed or was cut short."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from deeplearn.errors import StorageError
+from deeplearn.report import files
+
+
+def test_replace_leaves_the_new_content_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    (tmp_path / "a.json.tmp").write_bytes(b"left behind by a kill, and longer than the content")
+    files.replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
+def test_replace_that_fails_keeps_the_old_content(tmp_path, monkeypatch, call):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(StorageError, match=r"a\.json: No space left on device"):
+        files.replace(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_replace_in_a_missing_directory_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="No such file"):
+        files.replace(tmp_path / "gone" / "a.json", b"new")
+
+
+def test_journal_keeps_records_of_a_failed_write_and_cuts_its_torn_part(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    journal = files.Journal(path)
+    journal.add(b"one\n")
+    journal.flush()
+
+    real, calls = os.pwrite, []
+
+    def half_then_full_disk(descriptor, data, offset):
+        calls.append(offset)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[: len(data) // 2], offset)
+
+    monkeypatch.setattr(files.os, "pwrite", half_then_full_disk)
+    journal.add(b"two\n")
+    journal.flush()
+    assert path.read_bytes() == b"one\ntw"
+    assert journal.failures == 1 and "No space" in journal.error
+
+    monkeypatch.undo()
+    journal.add(b"three\n")
+    journal.flush(sync=True)
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_journal_cuts_what_lies_behind_the_whole_records(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"one\ntor")
+    journal = files.Journal(path, size=4)
+    journal.add(b"two\n")
+    journal.flush()
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_journal_does_not_stretch_a_shortened_file(tmp_path):
+    path = tmp_path / "log"
+    journal = files.Journal(path)
+    journal.add(b"one\n")
+    journal.flush()
+    path.unlink()
+    journal.add(b"two\n")
+    journal.flush()
+    assert path.read_bytes() == b"two\n"
+
+
+def test_journal_in_a_removed_directory_is_counted_and_does_not_recreate_it(tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    journal = files.Journal(directory / "log")
+    directory.rmdir()
+    journal.add(b"one\n")
+    journal.flush()
+    assert journal.failures == 1
+    assert not directory.exists()
+
+
+def test_journal_syncs_only_when_asked(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (synced.append(1), real(descriptor)))
+    journal = files.Journal(tmp_path / "log")
+    journal.add(b"one\n")
+    journal.flush()
+    assert not synced
+    journal.flush(sync=True)
+    assert len(synced) == 2  # the file and its directory
