@@ -6,6 +6,7 @@ leaves whole checkpoints only. The latest ones and the best one are kept.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,13 @@ class Checkpoints:
                 arguments = self._ocp.args.StandardRestore(_storable_shapes(target))
                 stored = self._manager.restore(candidate, args=arguments)
                 key = jax.random.wrap_key_data(stored.rng)
-                return stored.replace(rng=jax.device_put(key, target.rng.sharding))
+                return dataclasses.replace(stored, rng=jax.device_put(key, target.rng.sharding))
             except Exception as error:  # Orbax raises many types for a damaged directory
                 reasons.append(f"step {candidate}: {str(error).strip().splitlines()[0][:160]}")
         raise CheckpointError(
-            f"no checkpoint in {self.directory} can be restored ({'; '.join(reasons) or 'none exists'});"
-            " restore the directory from a copy, or start in a new one"
+            f"no checkpoint in {self.directory} can be restored"
+            f" ({'; '.join(reasons) or 'none exists'}); bring it back from a copy, or start in a new"
+            " directory"
         )
 
     def close(self) -> None:
@@ -104,17 +106,17 @@ class Checkpoints:
     def _unwritable(self, error: Exception) -> str:
         reason = str(error).strip().splitlines()[0][:200]
         return (
-            f"checkpoint in {self.directory} cannot be written: {reason}; free space or choose another"
-            " --workdir, then start again: the run goes on from the last whole checkpoint"
+            f"checkpoint in {self.directory} cannot be written: {reason}; free space, then start"
+            " again: the run goes on from the last whole checkpoint"
         )
 
 
 def _storable(state: TrainState) -> TrainState:
     """The state with its typed key as plain integers, which every Orbax version reads."""
-    return state.replace(rng=jax.random.key_data(state.rng))
+    return dataclasses.replace(state, rng=jax.random.key_data(state.rng))
 
 
-def _storable_shapes(target: TrainState) -> Any:
+def _storable_shapes(target: TrainState) -> TrainState:
     data = jax.eval_shape(jax.random.key_data, target.rng)
-    rng = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=target.rng.sharding)
-    return target.replace(rng=rng)
+    rng: Any = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=target.rng.sharding)
+    return dataclasses.replace(target, rng=rng)

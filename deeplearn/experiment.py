@@ -47,8 +47,8 @@ class Experiment:
     the compiled program makes `steps_per_call` updates, one update averages `microbatches` parts of
     a batch of `batch_size` examples. `keep` is the number of latest checkpoints. `skip_limit`
     non-finite updates are dropped before the run stops. `mesh` and `rules` place the state (see
-    `sharding`); `per_device` compiles by `shard_map` instead of `jit`. `overrides` are the texts that
-    changed the record since its source made it; `override` writes them.
+    `sharding`); `per_device` compiles by `shard_map` instead of `jit`. `overrides` are the texts
+    that changed the record since its source made it; `override` writes them.
     """
 
     name: str

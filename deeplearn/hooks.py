@@ -145,7 +145,7 @@ class Evaluate(Hook):
             )
             for field, value in changed.items()
         }
-        loop.state = loop.state.replace(control=control.replace(**placed))
+        loop.state = dataclasses.replace(loop.state, control=dataclasses.replace(control, **placed))
         loop.stopping = loop.stopping or bad >= stop.patience
 
 
@@ -205,7 +205,7 @@ def raise_if_halted(loop: Loop) -> None:
     halted_at = int(loop.state.control.halted_at)
     if halted_at >= 0:
         raise NumericsError(
-            f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is not"
-            " finite and the parameters were left as before it; lower the learning rate, set"
+            f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
+            " not finite and the parameters were left as before it; lower the learning rate, set"
             " optimizer.clip_norm, or allow a few with skip_limit"
         )

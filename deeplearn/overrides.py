@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import math
 import sys
 import types
@@ -81,7 +82,7 @@ def _annotation(owner: Any, name: str) -> Any:
     """The declared type of a field; that of the current value where none is declared."""
     if not dataclasses.is_dataclass(owner):
         return type(_child(owner, name, name))
-    for cls in type(owner).__mro__:
+    for cls in inspect.getmro(type(owner)):
         if name in cls.__dict__.get("__annotations__", {}):
             annotation = cls.__dict__["__annotations__"][name]
             if not isinstance(annotation, str):
@@ -135,9 +136,8 @@ def _matches(value: Any, annotation: Any) -> bool:
                 arguments = (arguments[0],) * len(value)
             if len(arguments) == len(value) and all(map(_matches, value, arguments)):
                 return True
-        elif option is float and isinstance(value, int) and not isinstance(value, bool):
-            return True
-        elif option in (int, float, str, bool, tuple, type(None)) and type(value) is option:
+        # Not isinstance: True is no count, though bool is a subclass of int.
+        elif type(value) is option:
             return True
     return False
 
@@ -160,7 +160,7 @@ def _buildable(value: Any) -> bool:
 
 
 def _classes(annotation: Any, current: Any) -> dict[str, type]:
-    """The classes that a name may mean: those of the module of the current value, or of the type."""
+    """What a name may mean: the dataclasses beside the current value, and beside its type."""
     modules = [type(current).__module__] if dataclasses.is_dataclass(current) else []
     modules += [option.__module__ for option in _options(annotation) if isinstance(option, type)]
     found: dict[str, type] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ class Program:
         self.rows = process_rows(self.mesh, experiment.batch_size)
         self.dataset = experiment.train_dataset()
         self.optimizer = experiment.optimizer.build(experiment.steps)
-        example = self.dataset.batch(0, slice(0, 1))
+        example: Any = self.dataset.batch(0, slice(0, 1))
         experiment.task.check(example)
         self._init = functools.partial(init_state, experiment.task, self.optimizer, batch=example)
         abstract = jax.eval_shape(self._init, self._key)
@@ -58,7 +59,7 @@ class Program:
     def compile(self, batch: Batch) -> Step:
         """The step for batches like this one, compiled once and ahead of time."""
         experiment = self.experiment
-        step: Step = functools.partial(
+        step: Callable = functools.partial(
             train_step,
             experiment.task,
             self.optimizer,

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of (step, peak, total steps).
 
 Every schedule rises linearly from 0 over `warmup` steps, reaches the peak at step `warmup`, and
-then follows its own `factor`. Step may be a scalar or an array; every number may be traced.
+then follows its own `relative` height. Step may be a scalar or an array; every number may be traced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deeplearn.types import Array
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base of all schedules: a linear warm-up, then `peak` · `factor`."""
+    """Base of all schedules: a linear warm-up, then `peak` · `relative`."""
 
     warmup: int = 0
 
@@ -30,9 +30,9 @@ class Schedule:
         """The learning rate (shape of `step`) at step 0, 1, … of `steps`."""
         step = jnp.asarray(step, jnp.float32)
         rising = step / jnp.maximum(self.warmup, 1)
-        return jnp.where(step < self.warmup, rising, self.factor(step, steps)) * peak
+        return jnp.where(step < self.warmup, rising, self.relative(step, steps)) * peak
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         """What multiplies the peak after the warm-up (shape of `step`)."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class Constant(Schedule):
 
     depends_on_steps: ClassVar[bool] = False
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         return jnp.ones_like(step)
 
 
@@ -73,7 +73,7 @@ class Cosine(Schedule):
 
     final: float = 0.0
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * self.progress(step, steps)))
         return self.final + (1.0 - self.final) * cosine
 
@@ -84,22 +84,22 @@ class Linear(Schedule):
 
     final: float = 0.0
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         return 1.0 + (self.final - 1.0) * self.progress(step, steps)
 
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """The peak times `decay` for every step number of `boundaries` that was reached."""
+    """The peak times `factor` for every step number of `boundaries` that was reached."""
 
     boundaries: tuple[int, ...] = ()
-    decay: float = 0.1
+    factor: float = 0.1
 
     depends_on_steps: ClassVar[bool] = False
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         reached = sum((step >= boundary for boundary in self.boundaries), jnp.zeros_like(step))
-        return jnp.power(self.decay, reached)
+        return jnp.power(self.factor, reached)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class WSD(Schedule):
     decay: float = 0.2
     final: float = 0.0
 
-    def factor(self, step: Array, steps: ArrayLike) -> Array:
+    def relative(self, step: Array, steps: ArrayLike) -> Array:
         left = jnp.clip((steps - step) / jnp.maximum(self.decay * steps, 1.0), 0.0, 1.0)
         return self.final + (1.0 - self.final) * left
 

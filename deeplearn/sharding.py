@@ -66,8 +66,8 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
             f"batch size {batch_size} does not divide over the {mesh.shape[BATCH_AXIS]} devices of"
             f" mesh axis '{BATCH_AXIS}'; choose a multiple"
         )
-    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size)[:2] for index in indices]
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    bounds = [index[0].indices(batch_size)[:2] for index in indices.values() if index]
     return slice(min(low for low, _ in bounds), max(high for _, high in bounds))
 
 

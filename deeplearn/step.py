@@ -6,6 +6,7 @@ freezing and parameter averages are optax transforms; microbatches are a scan in
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -112,13 +113,15 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
-    gradient_norm = optax.global_norm(gradients)
-    finite = _finite((loss.total, gradient_norm, optax.global_norm(updates), collections))
+    gradient_norm = optax.tree.norm(gradients)
+    finite = _finite((loss.total, gradient_norm, optax.tree.norm(updates), collections))
     running = state.control.halted_at < 0
     skipped = state.control.skipped + jnp.where(running & ~finite, 1, 0)
     halts = running & (skipped > skip_limit)
-    control = state.control.replace(
-        skipped=skipped, halted_at=jnp.where(halts, state.step, state.control.halted_at)
+    control = dataclasses.replace(
+        state.control,
+        skipped=skipped,
+        halted_at=jnp.where(halts, state.step, state.control.halted_at),
     )
     applies = running & finite & (loss.weight > 0)
     params, collections, opt_state = jax.tree.map(
@@ -140,7 +143,7 @@ def scan_steps(
     state: TrainState,
     batches: Batch,
 ) -> tuple[TrainState, Metrics]:
-    """K steps as one program, over batches with a leading axis K; the metrics are the last step's."""
+    """K steps as one program, over batches with a leading axis K; metrics of the last step."""
     state, metrics = jax.lax.scan(step, state, batches)
     return state, jax.tree.map(lambda metric: metric[-1], metrics)
 

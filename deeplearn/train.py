@@ -9,25 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from deeplearn.checkpoint import Checkpoints
-from deeplearn.errors import CheckpointError, Preempted, ResumeError, UsageError
+from deeplearn.errors import Preempted, ResumeError, UsageError
 from deeplearn.evaluate import Evaluator
-from deeplearn.experiment import Experiment, differences, record
+from deeplearn.experiment import Experiment
 from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
 from deeplearn.overrides import override
 from deeplearn.program import Program
 from deeplearn.report.progress import Progress
-from deeplearn.report.receipt import receipt, state_sha256, write_json
+from deeplearn.report.receipt import write_json
 from deeplearn.report.rows import RowLog, read_rows
 from deeplearn.report.tensorboard import TensorBoard
 from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
@@ -116,7 +111,8 @@ def _loop(
         # decided. Rows are flushed ahead of the save, since a resumed run keeps them.
         evaluator = Evaluator(experiment, program.mesh)
         order = [preempt, log, Evaluate(evaluator, log), Save(checkpoints, flush), *extra]
-        batches = stack.enter_context(contextlib.closing(program.batches(loop.step)))
+        batches = program.batches(loop.step)
+        stack.callback(batches.close)
         step = None
         for batch in batches:
             step = step or program.compile(batch)
@@ -134,8 +130,8 @@ def _loop(
             name = signal.Signals(preempt.received).name
             raise Preempted.by(
                 preempt.received,
-                f"{name} stopped the run at step {loop.step}; its checkpoint is written: start again"
-                f" with the same --workdir {directory}",
+                f"{name} stopped the run at step {loop.step}; its checkpoint is written:"
+                f" start again with the same --workdir {directory}",
             )
 
 
