@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of (step, peak, total steps).
 
-Every schedule rises linearly from 0 over `warmup` steps, reaches the peak at step `warmup`, and
-then follows its own `relative` height. Step may be a scalar or an array; every number may be traced.
+Every schedule rises linearly from 0 over `warmup` steps, reaches the peak at step `warmup` and
+goes on as its `relative` says. Step may be a scalar or an array; every number may be traced.
 """
 
 from __future__ import annotations
