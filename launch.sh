@@ -52,12 +52,12 @@ print(os.path.realpath(sys.executable))' 2>/dev/null && return
 }
 
 make_environment() {
-  local python jax site pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
+  local python jax site pip=("$venv/bin/python" -m pip -qq --disable-pip-version-check)
   python=$(find_python)
   # The prompt is in the first file that venv writes: one without it is somebody else's.
   [[ ! -e $venv/pyvenv.cfg ]] || grep -q "^prompt = 'deeplearn'" "$venv/pyvenv.cfg" ||
     fail "$venv was not made by launch.sh; move it away and start again"
-  say "making the environment in .venv for $accelerator with $python (about 3 minutes)"
+  say "making the environment in .venv for $accelerator with $python (1 to 3 minutes)"
   rm -f "$stamp"
   "$python" -m venv --clear --prompt deeplearn "$venv" >&2 ||
     fail "$python could not make $venv, see above; Debian and Ubuntu need: apt install python3-venv"

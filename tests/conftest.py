@@ -1,0 +1,54 @@
+"""Fixtures of the whole suite. Shapes that broadcast by accident are errors in every test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """The random key of a test."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def run_on_devices() -> Callable[..., str]:
+    """A function that runs a Python script on a number of fake CPU devices.
+
+    `run_on_devices(count, script, timeout=100)` returns what the script printed; it fails the test
+    with the script's errors where the script fails or takes more than `timeout` seconds.
+    """
+
+    def run(count: int, script: str, timeout: float = 100) -> str:
+        environment = {
+            **os.environ,
+            "JAX_NUMPY_RANK_PROMOTION": "raise",
+            "JAX_PLATFORMS": "cpu",
+            # Fewer threads than devices can deadlock in a collective (jax 0.10 on 2 cores).
+            "NPROC": "16",
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        }
+        command = [sys.executable, "-c", script]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=timeout
+            )
+        except subprocess.TimeoutExpired as late:
+            pytest.fail(f"no end after {timeout} s on {count} devices\n{late.stderr or ''}")
+        if done.returncode:
+            pytest.fail(f"exit code {done.returncode} on {count} devices\n{done.stderr}")
+        return done.stdout
+
+    return run
