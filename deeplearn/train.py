@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from deeplearn.experiment import Experiment
 from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
 from deeplearn.overrides import override
 from deeplearn.program import Program
-from deeplearn.report.progress import Progress
-from deeplearn.report.receipt import write_json
+from deeplearn.report.progress import Progress, closing_table
+from deeplearn.report.receipt import read_json, receipt, write_json
 from deeplearn.report.rows import RowLog, read_rows
 from deeplearn.report.tensorboard import TensorBoard
 from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
@@ -58,9 +59,12 @@ def train(
         if stored_experiment(directory) != description:
             write_json(directory / "experiment.json", description)
         loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
+        began = time.monotonic()
         if not loop.last:
             _loop(program, loop, checkpoints, directory, hooks)
-        return _result(program, loop.state, checkpoints, directory)
+        run = _result(program, loop.state, checkpoints, directory)
+        _close(run, time.monotonic() - began, trained=loop.metrics is not None)
+        return run
 
 
 def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) -> Run:
@@ -103,7 +107,7 @@ def _loop(
 
         def flush(loop: Loop) -> None:
             log.flush(loop)
-            rows.flush()
+            rows.flush(sync=True)
             timing.flush()
 
         # The order is a contract. The step is dispatched first, so that the devices work while the
@@ -163,6 +167,17 @@ def _result(program: Program, state: TrainState, checkpoints: Checkpoints, direc
                 name: value for name, value in row.items() if name not in ("step", "split")
             }
     return Run(program.experiment, state, metrics, directory)
+
+
+def _close(run: Run, seconds: float, trained: bool) -> None:
+    """Writes the receipt, unless a finished run was only started again, and shows the end."""
+    path = run.workdir / "receipt.json"
+    if trained or not path.exists():
+        write_json(path, receipt(run.experiment.name, run.state, run.metrics, seconds))
+    else:
+        seconds = read_json(path)["seconds"]
+    written = {"run": run.workdir, "receipt": path, "metrics": run.workdir / "metrics.jsonl"}
+    closing_table(run.experiment.name, run.metrics, seconds, written)
 
 
 def _source(name: str) -> Experiment:

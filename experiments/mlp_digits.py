@@ -1,6 +1,6 @@
 """A multilayer perceptron on scikit-learn's handwritten digits: the first run, without a download."""
 
-from deeplearn.data.bundled import Digits
+from deeplearn.data.bundled import Bundled
 from deeplearn.experiment import Experiment
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import AdamW
@@ -11,10 +11,11 @@ from deeplearn.tasks.classification import Classification
 def experiment() -> Experiment:
     return Experiment(
         name="mlp_digits",
-        task=Classification(MLP(hidden=(256, 256), outputs=10, dropout=0.2)),
-        train=Digits("train"),
-        evaluation={"validation": Digits("validation"), "test": Digits("test")},
-        optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=100), weight_decay=0.01),
-        steps=3000,
+        task=Classification(MLP(hidden=(256, 256), outputs=10, dropout=0.3)),
+        train=Bundled("digits", "train"),
+        evaluation={split: Bundled("digits", split) for split in ("validation", "test")},
+        optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=100), weight_decay=0.05),
+        steps=2000,
         batch_size=64,
+        log_every=100,
     )

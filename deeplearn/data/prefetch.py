@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -24,7 +24,7 @@ def prefetch(
     steps: Sequence[int],
     place: Callable[[Examples], T],
     depth: int = 2,
-) -> Iterator[T]:
+) -> Generator[T]:
     """`place(dataset.batch(step, rows))` for each of `steps` (a range or list), `depth` ahead.
 
     An error is raised where its batch would have come; closing the generator ends the threads.
@@ -38,7 +38,7 @@ def prefetch(
     return _by_grain(batch, steps, depth)
 
 
-def _by_thread(batch: Callable[[int], T], steps: Sequence[int], depth: int) -> Iterator[T]:
+def _by_thread(batch: Callable[[int], T], steps: Sequence[int], depth: int) -> Generator[T]:
     ahead: deque[Future[T]] = deque()
     remaining = iter(steps)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
@@ -56,7 +56,7 @@ def _by_thread(batch: Callable[[int], T], steps: Sequence[int], depth: int) -> I
                 future.cancel()
 
 
-def _by_grain(batch: Callable[[int], T], steps: Sequence[int], depth: int) -> Iterator[T]:
+def _by_grain(batch: Callable[[int], T], steps: Sequence[int], depth: int) -> Generator[T]:
     import grain
 
     # Batches in flight are `depth` in all; a streamed source itself reads a batch in parallel.
