@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import jax
 
 from deeplearn.errors import CheckpointError, StorageError
 from deeplearn.step import TrainState
+
+
+DELETED = "deleted"
 
 
 class Checkpoints:
@@ -38,12 +42,13 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self.directory = directory.resolve()
+        self._owns = not read_only
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
                 # Without a rename first, a stop during a deletion leaves a broken step listed.
-                todelete_subdir="deleted",
+                todelete_subdir=DELETED,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
@@ -63,6 +68,7 @@ class Checkpoints:
         metrics = None if watched is None else {"watched": watched}
         try:
             self._manager.check_for_errors()
+            self._delete()
             if step not in self._manager.all_steps():
                 arguments = self._ocp.args.StandardSave(_storable(state))
                 self._manager.save(step, args=arguments, metrics=metrics, force=True)
@@ -80,28 +86,44 @@ class Checkpoints:
         """The state of a step (the latest by default) with the shapes and shardings of `target`.
 
         `target` is abstract; its leaves carry shardings, so a checkpoint of any mesh lands on this
-        one. A latest step that cannot be read gives way to the one before. Raises `CheckpointError`
-        that lists each step and its reason where none can be read.
+        one. A latest step that cannot be read gives way to the one before, and is renamed. Raises
+        `CheckpointError` that lists each step and its reason where none can be read.
         """
         steps = self.steps() if step is None else [step]
-        reasons = []
+        reasons: dict[int, str] = {}
         for candidate in reversed(steps):
             try:
                 arguments = self._ocp.args.StandardRestore(_storable_shapes(target))
                 stored = self._manager.restore(candidate, args=arguments)
-                key = jax.random.wrap_key_data(stored.rng)
-                return dataclasses.replace(stored, rng=jax.device_put(key, target.rng.sharding))
             except Exception as error:  # Orbax raises many types for a damaged directory
-                reasons.append(f"step {candidate}: {str(error).strip().splitlines()[0][:160]}")
+                reasons[candidate] = str(error).strip().splitlines()[0][:160]
+                continue
+            self._set_aside(list(reasons))
+            key = jax.random.wrap_key_data(stored.rng)
+            return dataclasses.replace(stored, rng=jax.device_put(key, target.rng.sharding))
+        listed = "; ".join(f"step {candidate}: {reason}" for candidate, reason in reasons.items())
         raise CheckpointError(
             f"no checkpoint in {self.directory} can be restored"
-            f" ({'; '.join(reasons) or 'none exists'}); bring it back from a copy, or start in a new"
+            f" ({listed or 'none exists'}); bring it back from a copy, or start in a new"
             " directory"
         )
 
     def close(self) -> None:
         """Waits for the saves under way and frees the threads."""
         self._manager.close()
+        self._delete()
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Frees the numbers of unreadable steps, so that the run can save under them again."""
+        if self._owns and steps:
+            for step in steps:
+                (self.directory / str(step)).rename(self.directory / f"{step}.unreadable")
+            self._manager.reload()
+
+    def _delete(self) -> None:
+        """Removes the steps that Orbax has moved out of the way."""
+        if self._owns:
+            shutil.rmtree(self.directory / DELETED, ignore_errors=True)
 
     def _unwritable(self, error: Exception) -> str:
         reason = str(error).strip().splitlines()[0][:200]
