@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from deeplearn.errors import UsageError
 from deeplearn.losses import absolute_error, squared_error
@@ -37,7 +38,7 @@ def top_k_accuracy(logits: Array, labels: Array, k: int = 5, mask: Array | None 
 
 def binary_accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
     """How often the sign of `logits` (…) agrees with `labels` (…) above one half."""
-    return Mean.of((logits > 0) == (labels > 0.5), mask)
+    return Mean.of((logits > 0) == (labels.astype(jnp.float32) > 0.5), mask)
 
 
 def mean_squared_error(prediction: Array, target: Array, mask: Array | None = None) -> Mean:

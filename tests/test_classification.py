@@ -177,6 +177,21 @@ def test_init_depends_on_shapes_and_key_only(key):
 
 
 @both_heads
+@pytest.mark.parametrize("soft", [False, True])
+def test_no_dtype_is_promoted_silently(key, outputs, soft):
+    _, variables, batch, logits = case(outputs)
+    if soft:
+        p = jnp.asarray(probabilities(logits), jnp.float32)
+        batch["label"] = p[:, 1] if outputs == 1 else p
+    batch["mask"] = jnp.ones(6)
+    task = Classification(Linear(outputs), smoothing=0.1)
+    with jax.numpy_dtype_promotion("strict"):
+        loss, _ = task.loss(variables, batch, key)
+        evaluated = task.evaluate(variables, batch)
+    assert loss.dtype == evaluated["accuracy"].value.dtype == jnp.float32
+
+
+@both_heads
 def test_learns_separable_classes(key, outputs):
     task, _, batch, _ = case(outputs)
     centres = 4 * RNG.normal(size=(max(outputs, 2), 4))

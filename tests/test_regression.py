@@ -93,6 +93,16 @@ def test_metrics_do_not_depend_on_the_standardisation():
         np.testing.assert_allclose(plain[name].value, other[name].value, rtol=1e-5)
 
 
+@every_task
+def test_no_dtype_is_promoted_silently(key, name):
+    variables, batch, _, _ = case(TASKS[name][0])
+    batch["mask"] = jnp.ones(6)
+    with jax.numpy_dtype_promotion("strict"):
+        loss, _ = task_of(name, "huber").loss(variables, batch, key)
+        evaluated = task_of(name).evaluate(variables, batch)
+    assert loss.dtype == evaluated["mse"].value.dtype == jnp.float32
+
+
 def test_flat_targets_equal_columns(key):
     variables, batch, _, target = case(1)
     flat = {**batch, "target": batch["target"][:, 0]}
