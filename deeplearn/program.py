@@ -81,7 +81,8 @@ class Program:
         sharding = batch_sharding(self.mesh, leading=int(steps > 1))
 
         def place(batch: Mapping[str, np.ndarray]) -> Batch:
-            experiment.task.check(batch)
+            flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
+            experiment.task.check(flat if steps > 1 else batch)
             return to_devices(batch, sharding)
 
         return prefetch(dataset, self.rows, range(start, experiment.steps, steps), place)

@@ -1,0 +1,293 @@
+"""The loop: what a run leaves behind, how it goes on, stops and refuses."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from deeplearn.data.memory import Arrays
+from deeplearn.errors import (
+    DataError,
+    LockedError,
+    NumericsError,
+    Preempted,
+    ResumeError,
+    StorageError,
+    UsageError,
+)
+from deeplearn.evaluate import evaluate
+from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.hooks import Hook
+from deeplearn.models.mlp import MLP
+from deeplearn.optimizers import SGD, AdamW
+from deeplearn.report.receipt import state_sha256
+from deeplearn.report.rows import read_rows
+from deeplearn.run_directory import RunDirectory
+from deeplearn.schedules import Constant, Cosine
+from deeplearn.tasks.classification import Classification
+from deeplearn.train import load, train
+
+
+def data(rows=40, seed=0, **changes):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(rows, 4)).astype(np.float32)
+    fields = {"x": x, "label": (x[:, 0] > 0).astype(np.int32)}
+    return Arrays({**fields, **changes})
+
+
+@pytest.fixture
+def experiment():
+    return Experiment(
+        name="example",
+        task=Classification(MLP(hidden=(8,), outputs=2)),
+        train=data(),
+        evaluation={"test": data(21, seed=1)},
+        optimizer=AdamW(learning_rate=0.01),
+        steps=20,
+        batch_size=8,
+        log_every=5,
+        evaluate_every=10,
+        save_every=5,
+    )
+
+
+class At(Hook):
+    """Does something behind the dispatch of a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def after(self, loop):
+        if loop.step == self.step:
+            self.action(loop)
+
+
+def terminate(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_leaves_rows_timing_receipt_and_record(experiment, tmp_path):
+    run = train(experiment, tmp_path / "run")
+    rows = read_rows(run.workdir / "metrics.jsonl")
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (5, "train"),
+        (10, "train"),
+        (10, "test"),
+        (15, "train"),
+        (20, "train"),
+        (20, "test"),
+    ]
+    assert set(rows[0]) == {"step", "split", "loss", "accuracy", "gradient_norm", "skipped"}
+    assert run.metrics["test"] == {"loss": rows[-1]["loss"], "accuracy": rows[-1]["accuracy"]}
+    receipt = json.loads((run.workdir / "receipt.json").read_text())
+    assert receipt["state_sha256"] == state_sha256(run.state)
+    assert receipt["steps"] == int(run.state.step) == 20
+    stored = json.loads((run.workdir / "experiment.json").read_text())
+    assert stored["record"]["task"]["model"]["hidden"] == [8]
+    assert len(stored["digests"]["train"]) == 64
+    timing = read_rows(run.workdir / "timing.jsonl")
+    assert timing and all(row["examples_per_second"] > 0 for row in timing)
+
+
+def test_loading_gives_the_run_and_evaluates_the_same(experiment, tmp_path):
+    run = train(experiment, tmp_path / "run")
+    loaded = load(tmp_path / "run", experiment)
+    assert state_sha256(loaded.state) == state_sha256(run.state)
+    assert loaded.metrics == run.metrics
+    assert evaluate(loaded, "test") == run.metrics["test"]
+    with pytest.raises(UsageError, match="no split 'dev'; it has: test"):
+        evaluate(loaded, "dev")
+
+
+def test_loading_rebuilds_from_the_source_and_refuses_another_one(experiment, tmp_path):
+    train(experiment, tmp_path / "run")
+    with pytest.raises(UsageError, match="experiments/example.py"):
+        load(tmp_path / "run")
+    other = dataclasses.replace(experiment, optimizer=AdamW(learning_rate=0.02))
+    with pytest.raises(ResumeError, match=r"optimizer.learning_rate: 0.01 there, 0.02 now"):
+        load(tmp_path / "run", other)
+    with pytest.raises(UsageError, match="no run in"):
+        load(tmp_path / "nothing")
+
+
+def test_a_finished_run_is_not_touched_again(experiment, tmp_path):
+    run = train(experiment, tmp_path / "run")
+    before = {
+        path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.suffix == ".json"
+    }
+    again = train(experiment, tmp_path / "run")
+    assert state_sha256(again.state) == state_sha256(run.state)
+    assert again.metrics == run.metrics
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_sigterm_saves_and_the_next_start_ends_alike(experiment, tmp_path):
+    whole = train(experiment, tmp_path / "whole")
+    with pytest.raises(Preempted, match="SIGTERM stopped the run at step 8") as caught:
+        train(experiment, tmp_path / "cut", hooks=[At(7, terminate)])
+    assert caught.value.exit_code == 75
+    resumed = train(experiment, tmp_path / "cut")
+    assert state_sha256(resumed.state) == state_sha256(whole.state)
+    names = ("metrics.jsonl",)
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_loop_gives_the_signals_back(experiment, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(experiment, tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_early_stopping_ends_the_run_at_its_best(experiment, tmp_path):
+    """Labels of noise: the validation loss turns soon, and the best state is the result."""
+    noise = np.random.default_rng(2).integers(0, 2, 40)
+    stopping = dataclasses.replace(
+        experiment,
+        train=data(label=noise),
+        evaluation={"validation": data(40, seed=3, label=noise[::-1].copy())},
+        optimizer=AdamW(learning_rate=0.1),
+        steps=2000,
+        evaluate_every=5,
+        early_stopping=EarlyStopping("validation/loss", patience=3),
+    )
+    run = train(stopping, tmp_path / "run")
+    losses = {
+        row["step"]: row["loss"]
+        for row in read_rows(run.workdir / "metrics.jsonl")
+        if row["split"] == "validation"
+    }
+    best = min(losses, key=losses.get)
+    assert int(run.state.step) == best
+    assert max(losses) == best + 3 * 5 < 2000
+    assert run.metrics["validation"]["loss"] == losses[best]
+    assert evaluate(run, "validation")["loss"] == losses[best]
+    assert state_sha256(load(run.workdir, stopping).state) == state_sha256(run.state)
+    assert int(train(stopping, tmp_path / "run").state.step) == best
+
+
+def test_a_metric_that_is_not_measured_cannot_be_watched(experiment, tmp_path):
+    watching = dataclasses.replace(experiment, early_stopping=EarlyStopping("test/f1"))
+    with pytest.raises(UsageError, match="'test/f1' is not measured; choose: test/"):
+        train(watching, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(experiment, tmp_path):
+    diverging = dataclasses.replace(experiment, optimizer=SGD(learning_rate=1e30))
+    with pytest.raises(NumericsError, match=r"step \d+ is not finite") as caught:
+        train(diverging, tmp_path / "run")
+    assert caught.value.exit_code == 5
+    assert not (tmp_path / "run" / "receipt.json").exists()
+
+
+def test_the_step_is_compiled_once(experiment, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        train(experiment, tmp_path / "run")
+    compiled = [
+        record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith("Finished XLA compilation of jit(train_step)")
+    ]
+    assert len(compiled) == 1, compiled
+
+
+def test_several_steps_a_call_take_the_same_path(experiment, tmp_path):
+    single = train(experiment, tmp_path / "single")
+    stacked = train(dataclasses.replace(experiment, steps_per_call=5), tmp_path / "stacked")
+    for one, two in zip(
+        jax.tree.leaves(single.state.params), jax.tree.leaves(stacked.state.params), strict=True
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    steps = [row["step"] for row in read_rows(stacked.workdir / "metrics.jsonl")]
+    assert steps == [5, 10, 10, 15, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"batch_size": 4}, "batch_size: 8 there, 4 now"),
+        ({"train": data(seed=5)}, "train.fields.x.sha256"),
+        ({"optimizer": SGD()}, "optimizer.type"),
+        ({"steps_per_call": 5}, "steps_per_call"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(experiment, tmp_path, changes, field):
+    train(experiment, tmp_path / "run")
+    before = (tmp_path / "run" / "experiment.json").read_bytes()
+    with pytest.raises(ResumeError, match=field) as caught:
+        train(dataclasses.replace(experiment, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / "experiment.json").read_bytes() == before
+
+
+def test_a_run_can_be_made_longer_where_the_schedule_allows_it(experiment, tmp_path):
+    constant = dataclasses.replace(experiment, optimizer=AdamW(schedule=Constant()))
+    longer = dataclasses.replace(constant, steps=30)
+    train(constant, tmp_path / "run")
+    extended = train(longer, tmp_path / "run")
+    assert state_sha256(extended.state) == state_sha256(train(longer, tmp_path / "new").state)
+    with pytest.raises(UsageError, match="less than the 30 steps"):
+        train(constant, tmp_path / "run")
+    cosine = dataclasses.replace(experiment, optimizer=AdamW(schedule=Cosine()))
+    train(cosine, tmp_path / "cosine")
+    with pytest.raises(ResumeError, match="steps: 20 there, 30 now"):
+        train(dataclasses.replace(cosine, steps=30), tmp_path / "cosine")
+
+
+def test_an_occupied_directory_is_refused(experiment, tmp_path):
+    with (
+        RunDirectory(tmp_path / "run"),
+        pytest.raises(LockedError, match=rf"in use by process {os.getpid()} on") as caught,
+    ):
+        train(experiment, tmp_path / "run")
+    assert caught.value.exit_code == 6
+    train(experiment, tmp_path / "run")
+
+
+def test_a_directory_that_cannot_be_written_is_refused(experiment, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        train(experiment, tmp_path / "file")
+    assert caught.value.exit_code == 7
+    with pytest.raises(StorageError, match="cannot be written"):
+        train(experiment, "/proc/run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"train": data(0)}, DataError, "no examples"),
+        ({"batch_size": 64}, DataError, "64"),
+        ({"train": data(label=np.full(40, 2))}, DataError, "label"),
+        ({"train": data(label=np.full(40, -1))}, DataError, "label"),
+        ({"steps": 0}, UsageError, "steps=0"),
+        ({"mesh": (("data", 3),)}, UsageError, "3 devices"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    experiment, tmp_path, changes, error, message
+):
+    with pytest.raises(error, match=message) as caught:
+        train(dataclasses.replace(experiment, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_nan_in_the_data_is_refused():
+    x = np.zeros((4, 2), np.float32)
+    x[2, 1] = np.nan
+    with pytest.raises(DataError, match="field 'x' of example 2"):
+        Arrays({"x": x, "label": np.zeros(4, np.int32)})
+
+
+def test_a_bad_label_in_a_later_batch_is_found_before_its_step(experiment, tmp_path):
+    label = np.zeros(40, np.int32)
+    label[17] = 9
+    with pytest.raises(DataError, match="label"):
+        train(dataclasses.replace(experiment, train=data(label=label)), tmp_path / "run")
