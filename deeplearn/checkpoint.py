@@ -17,7 +17,6 @@ import jax
 from deeplearn.errors import CheckpointError, StorageError
 from deeplearn.step import TrainState
 
-
 DELETED = "deleted"
 
 

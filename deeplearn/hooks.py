@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import NumericsError, UsageError
 from deeplearn.evaluate import Evaluator, values
 from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.report.progress import Pace
 from deeplearn.step import Metrics, TrainState, evaluation_variables
 
 
@@ -64,17 +64,23 @@ Report = Callable[[int, str, dict[str, float]], None]
 
 
 class Log(Hook):
-    """Reports the metrics of a train step one period late, when they are long computed."""
+    """Reports the metrics of a train step one period late, when they are long computed.
 
-    def __init__(self, reports: list[Report], timing: Report):
+    Wall-clock figures go to `timing` alone, so that two equal runs write equal rows.
+    """
+
+    def __init__(self, reports: list[Report], timing: Report, pace: Pace):
         self._reports = reports
         self._timing = timing
+        self._pace = pace
         self._pending: tuple[int, Metrics] | None = None
-        self._since: tuple[int, float] | None = None
 
     def after(self, loop: Loop) -> None:
         if loop.due(loop.experiment.log_every):
             self.flush(loop)
+            self._pace.mark(loop.step)
+            if (rate := self._pace.examples_per_second) is not None:
+                self._timing(loop.step, "train", {"examples_per_second": rate})
             assert loop.metrics is not None
             self._pending = loop.step, loop.metrics
 
@@ -88,7 +94,6 @@ class Log(Hook):
         if row["skipped"] > loop.experiment.skip_limit:
             raise_if_halted(loop)
         self.report(loop, step, "train", row)
-        self._time(loop, step)
 
     def report(self, loop: Loop, step: int, split: str, row: dict[str, float]) -> None:
         """Passes one row to every report and keeps it as the latest of its split."""
@@ -96,13 +101,9 @@ class Log(Hook):
         for report in self._reports:
             report(step, split, row)
 
-    def _time(self, loop: Loop, step: int) -> None:
-        now = time.monotonic()
-        if self._since is not None:
-            steps, seconds = step - self._since[0], now - self._since[1]
-            rate = steps * loop.experiment.batch_size / seconds
-            self._timing(step, "train", {"seconds": seconds, "examples_per_second": rate})
-        self._since = step, now
+    def pause(self) -> None:
+        """Leaves the time since the last period out of the measured speed."""
+        self._pace.pause()
 
 
 class Evaluate(Hook):
@@ -120,6 +121,7 @@ class Evaluate(Hook):
         variables = evaluation_variables(loop.state)
         for split in experiment.evaluation:
             self._log.report(loop, loop.step, split, self._evaluator(variables, split))
+        self._log.pause()
         if experiment.early_stopping is not None:
             self._watch(loop, experiment.early_stopping)
 

@@ -22,7 +22,7 @@ from deeplearn.experiment import Experiment
 from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
 from deeplearn.overrides import override
 from deeplearn.program import Program
-from deeplearn.report.progress import Progress, closing_table
+from deeplearn.report.progress import Pace, Progress, closing_table
 from deeplearn.report.receipt import read_json, receipt, write_json
 from deeplearn.report.rows import RowLog, read_rows
 from deeplearn.report.tensorboard import TensorBoard
@@ -98,12 +98,13 @@ def _loop(
     with contextlib.ExitStack() as stack:
         rows, timing = RowLog(directory / "metrics.jsonl"), RowLog(directory / "timing.jsonl")
         rows.truncate_after(loop.step)
-        progress = Progress(experiment.name, experiment.steps, loop.step, experiment.batch_size)
+        pace = Pace(experiment.steps, experiment.batch_size)
+        progress = Progress(experiment.name, experiment.steps, loop.step, pace)
         stack.callback(progress.close)
         board = TensorBoard(directory / "tensorboard", loop.step)
         stack.callback(board.close)
         preempt = stack.enter_context(Preempt())
-        log = Log([rows.append, progress.log, board.log], timing.append)
+        log = Log([rows.append, progress.log, board.log], timing.append, pace)
 
         def flush(loop: Loop) -> None:
             log.flush(loop)

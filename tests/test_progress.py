@@ -41,6 +41,16 @@ class Clock:
         return self.now
 
 
+def paced():
+    """640 examples a second, at the end of 100 steps."""
+    clock = Clock()
+    pace = Pace(100, 64, clock)
+    for step in (0, 100):
+        pace.mark(step)
+        clock.now += 10
+    return pace
+
+
 def test_the_pace_leaves_compilation_and_evaluation_out():
     clock = Clock()
     pace = Pace(1000, 64, clock)
@@ -79,16 +89,18 @@ def test_a_clock_that_stands_still_gives_no_rate():
 
 def test_the_default_clock_is_monotonic(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1 / 0)
-    progress = Progress("a", 10, 0, 1, console())
-    progress.log(5, "train", {"loss": 1.0})
-    progress.log(10, "train", {"loss": 1.0})
+    pace = Pace(10, 1)
+    progress = Progress("a", 10, 0, pace, console())
+    for step in (5, 10):
+        pace.mark(step)
+        progress.log(step, "train", {"loss": 1.0})
     progress.close()
     assert progress.failures == 0
 
 
 def test_without_a_terminal_every_log_is_one_plain_line():
     out = console()
-    progress = Progress("mlp", 100, 0, 64, out)
+    progress = Progress("mlp", 100, 0, paced(), out)
     progress.log(50, "train", {"loss": 0.5, "accuracy": 0.75, "skipped": 0.0})
     progress.log(50, "test", {"loss": 1e-5, "accuracy": math.nan})
     progress.note("resumed")
@@ -97,13 +109,13 @@ def test_without_a_terminal_every_log_is_one_plain_line():
     lines = out.file.getvalue().splitlines()
     assert lines[:4] == [
         "mlp  step 0/100  compiling",
-        "step 50/100  loss 0.5000  accuracy 0.7500",
+        "step 50/100  loss 0.5000  accuracy 0.7500  640 examples/s  ETA 0:00",
         "step 50/100  test  loss 1.000e-05  accuracy nan",
         "resumed",
     ]
     assert re.fullmatch(
         r"step 100/100  loss 0\.2500  accuracy 1\.0000  skipped 1\.0000"
-        r"  [\d,]+ examples/s  ETA 0:00",
+        r"  640 examples/s  ETA 0:00",
         lines[4],
     )
     assert "\x1b" not in out.file.getvalue()
@@ -111,14 +123,14 @@ def test_without_a_terminal_every_log_is_one_plain_line():
 
 def test_a_plain_line_is_never_wrapped():
     out = console(width=20)
-    progress = Progress("mlp", 100, 0, 64, out)
+    progress = Progress("mlp", 100, 0, paced(), out)
     progress.log(50, "train", {f"metric_{index}": 0.5 for index in range(9)})
     assert len(out.file.getvalue().splitlines()) == 2
 
 
 def test_a_terminal_shows_one_moving_line_and_evaluations_above_it():
     out = console(terminal=True, width=120)
-    progress = Progress("mlp", 100, 0, 64, out)
+    progress = Progress("mlp", 100, 0, paced(), out)
     progress.log(50, "train", {"loss": 0.5})
     progress.log(50, "test", {"loss": 0.75})
     progress.log(100, "train", {"loss": 0.25})
@@ -134,11 +146,12 @@ def test_a_terminal_shows_one_moving_line_and_evaluations_above_it():
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 160])
 def test_the_live_line_fits_every_width(width):
     out = console(terminal=True, width=width)
-    progress = Progress("a_rather_long_name", 20_000, 0, 64, out)
     clock = Clock()
-    progress._pace = Pace(20_000, 64, clock)
+    pace = Pace(20_000, 64, clock)
+    progress = Progress("a_rather_long_name", 20_000, 0, pace, out)
     for step in (10_000, 10_050, 20_000):
         clock.now += 50 if step == 20_000 else 0.25
+        pace.mark(step)
         progress.log(step, "train", {"loss": 0.5, "accuracy": 0.75, "gradient_norm": 0.125})
     progress.close()
     lines = [line for line in re.split(r"[\r\n]", plain(out)) if line]
@@ -149,7 +162,7 @@ def test_the_live_line_fits_every_width(width):
 
 
 def test_closing_twice_is_harmless():
-    progress = Progress("mlp", 100, 0, 64, console(terminal=True))
+    progress = Progress("mlp", 100, 0, paced(), console(terminal=True))
     progress.close()
     progress.close()
     assert progress.failures == 0
@@ -181,7 +194,7 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07a\r\nstep 1/1\x9b31m\u202e[red]b[/red]"
 @pytest.mark.parametrize("terminal", [False, True])
 def test_nothing_logged_can_move_the_cursor_or_fake_a_line(terminal):
     out = console(terminal=terminal, width=200)
-    progress = Progress(HOSTILE, 2, 0, 1, out)
+    progress = Progress(HOSTILE, 2, 0, Pace(2, 1), out)
     progress.log(1, HOSTILE, {HOSTILE: 1.0})
     progress.log(1, "train", {HOSTILE: 1.0})
     progress.note(HOSTILE)
@@ -201,8 +214,8 @@ def test_one_line_keeps_what_can_be_printed():
 
 CHILD = """
 import sys, time
-from deeplearn.report.progress import Progress, closing_table
-progress = Progress("mlp", 200, 0, 64)
+from deeplearn.report.progress import Pace, Progress, closing_table
+progress = Progress("mlp", 200, 0, Pace(200, 64))
 print("ready", file=sys.stderr, flush=True)
 sys.stdin.read()
 for step in range(1, 201):
@@ -234,6 +247,6 @@ def test_a_run_outlives_its_reader(output):
 
 def test_without_any_output_nothing_fails(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
-    progress = Progress("mlp", 2, 0, 1)
+    progress = Progress("mlp", 2, 0, Pace(2, 1))
     progress.log(1, "train", {"loss": 1.0})
     progress.close()

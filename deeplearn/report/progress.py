@@ -88,8 +88,8 @@ class Pace:
 class Progress:
     """Shows the steps of a run; a report of the training loop.
 
-    `examples_per_step` is the batch size. Rows of the split "train" move the line, rows of other
-    splits stay above it.
+    Rows of the split "train" move the line, rows of other splits stay above it. The speed is read
+    from `pace`, which the loop keeps.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Progress:
         name: str,
         total_steps: int,
         start_step: int,
-        examples_per_step: int,
+        pace: Pace,
         console: Console | None = None,
     ):
         self.screen = Screen(console)
         self._name, self._total, self._step = one_line(name), total_steps, start_step
         self._values: Mapping[str, float] = {}
-        self._pace = Pace(total_steps, examples_per_step)
+        self._pace = pace
         self._live: Live | None = None
         if self.screen.live:
             from rich.live import Live
@@ -123,11 +123,9 @@ class Progress:
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Shows one row of metrics."""
         if split == "train":
-            self._pace.mark(step)
             self._step, self._values = step, values
             line = f"step {step}/{self._total}  {_join(_metrics(values) + self._speed())}"
         else:
-            self._pace.pause()
             line = f"step {step}/{self._total}  {one_line(split)}  {_join(_metrics(values))}"
         if self._live is None or split != "train":
             self.screen.print(line)
