@@ -25,6 +25,7 @@ from experiments._command import Flag, Mode
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def train(values: Any, rest: list[str]) -> int:
@@ -148,7 +149,7 @@ def run(words: Sequence[str]) -> int:
     flags.FLAGS.mark_as_parsed()
     try:
         return mode.run(values, rest)
-    except Error:
+    except (Error, BrokenPipeError):
         raise
     except Exception as error:
         return _crash(error, values["workdir"].value if "workdir" in values else None, words)
@@ -172,13 +173,19 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
     try:
-        return run(sys.argv[1:])
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        return code
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has gone, as `| head` does: nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -217,3 +217,45 @@ def test_flags_of_a_mode_are_its_own():
     assert _command.parse(modes, "a", ["--x=3"]).x == "3"
     assert _command.parse(modes, "a", []).x == "1"
     assert _command.parse(modes, "b", []).x == "2"
+
+
+def test_a_reader_that_goes_away_is_no_crash():
+    script = "import os; os.close(1); os.dup2(os.pipe()[1], 1)\n"
+    script += "import sys; from experiments.launch import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_run_is_rebuilt_from_its_directory(command, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    train = ["train", "--experiment=mlp_digits", workdir, "--set=steps=4"]
+    train += [
+        "--set=log_every=2",
+        "--set=task.model.hidden=(8,)",
+        "--set=optimizer.schedule.warmup=1",
+    ]
+    code, _, err = command(*train, "--set=batch_size=16")
+    assert code == 0, err
+
+    code, out, _ = command("evaluate", workdir)
+    assert code == 0
+    values = dict(line.split() for line in out.splitlines())
+    assert {"validation/accuracy", "test/accuracy", "test/loss"} <= set(values)
+    code, out, _ = command("evaluate", workdir, "--split=test")
+    assert code == 0
+    assert dict(line.split() for line in out.splitlines()) == {
+        name: value for name, value in values.items() if name.startswith("test/")
+    }
+
+    for words, wanted, exit_code in (
+        (["evaluate", workdir, "--split=tset"], "no split 'tset'", 2),
+        (["evaluate", workdir + "x"], "no run in", 2),
+        (["sample", workdir], "Classification draws no samples", 2),
+        ([*train, "--set=batch_size=8"], "batch_size: 16 there, 8 now", 8),
+        ([*train, "--set=batch_siz=8"], "did you mean 'batch_size'", 2),
+        ([*train, "--set=batch_size=many"], "batch_size=many", 2),
+    ):
+        code, out, err = command(*words)
+        assert code == exit_code and not out
+        assert re.fullmatch(r"error: [^\n]+\n", err) and wanted in err, err
+    assert not (tmp_path / "run" / "crash.txt").exists()
