@@ -1,0 +1,1 @@
+"""Side-by-side measurements against peers, and the quality that the experiments reach."""

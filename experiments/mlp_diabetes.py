@@ -1,0 +1,27 @@
+"""A multilayer perceptron that predicts the progression of diabetes after a year: regression."""
+
+from deeplearn.data.bundled import DIABETES_TARGET_MEAN, DIABETES_TARGET_STD, Bundled
+from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.models.mlp import MLP
+from deeplearn.optimizers import AdamW
+from deeplearn.tasks.regression import Regression
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="mlp_diabetes",
+        task=Regression(
+            MLP(hidden=(32,), outputs=1, dropout=0.2),
+            target_mean=DIABETES_TARGET_MEAN,
+            target_scale=DIABETES_TARGET_STD,
+        ),
+        train=Bundled("diabetes", "train"),
+        evaluation={split: Bundled("diabetes", split) for split in ("validation", "test")},
+        optimizer=AdamW(learning_rate=1e-3, weight_decay=0.1),
+        steps=2000,
+        batch_size=64,
+        log_every=20,
+        evaluate_every=20,
+        save_every=200,
+        early_stopping=EarlyStopping("validation/mae", patience=20),
+    )
