@@ -1,0 +1,67 @@
+"""Every Python block of the README runs, and what it defines works."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeplearn import Experiment, train
+from deeplearn.optimizers import AdamW
+from deeplearn.tasks.classification import Classification
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(block):
+    scope = {"__name__": "readme"}
+    exec(compile(block, str(README), "exec"), scope)
+    return scope
+
+
+def test_the_first_example_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        scope = run(BLOCKS[0])
+    assert scope["run"].metrics["train"]["accuracy"] > 0.9
+    assert (tmp_path / "runs" / "wine" / "receipt.json").is_file()
+    assert float(printed.getvalue().splitlines()[-1]) > 0.9
+
+
+@pytest.fixture(scope="module")
+def own():
+    architecture, dataset, loss = map(run, BLOCKS[1:])
+    return architecture["Maxout"], dataset["Parity"], loss
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_a_way_to_add_takes_fewer_than_30_lines(block):
+    assert len(block.splitlines()) < 30
+
+
+def test_the_focal_loss_without_focus_is_the_cross_entropy(own):
+    loss = own[2]
+    logits, labels = np.array([[0.0, 1.0], [2.0, -1.0]], np.float32), np.array([1, 0])
+    expected = np.log1p(np.exp([-1.0, -3.0]))
+    np.testing.assert_allclose(loss["focal_loss"](logits, labels, gamma=0.0), expected, rtol=1e-5)
+
+
+def test_the_three_additions_train_together(own, tmp_path):
+    maxout, parity, loss = own
+    for task in (Classification(maxout(outputs=2)), loss["Focal"](maxout(outputs=2))):
+        data = parity(bits=4)
+        experiment = Experiment(
+            name="own",
+            task=task,
+            train=data,
+            evaluation={"all": data},
+            optimizer=AdamW(learning_rate=0.01),
+            steps=300,
+            batch_size=16,
+        )
+        run = train(experiment, tmp_path / type(task).__name__)
+        assert run.metrics["all"]["accuracy"] == 1.0
