@@ -31,8 +31,8 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 class Program:
     """What an experiment becomes on the devices at hand.
 
-    `shapes` is the abstract state: every leaf with its shape, dtype and sharding. Making one reads
-    the first example, and raises what is wrong with the mesh, the data or the model.
+    `shapes` is the abstract state: every leaf with its shape, dtype and sharding. `example` is a
+    batch of one. Making a program raises what is wrong with the mesh, the data or the model.
     """
 
     def __init__(self, experiment: Experiment):
@@ -41,9 +41,11 @@ class Program:
         self.rows = process_rows(self.mesh, experiment.batch_size)
         self.dataset = experiment.train_dataset()
         self.optimizer = experiment.optimizer.build(experiment.steps)
-        example: Any = self.dataset.batch(0, slice(0, 1))
-        experiment.task.check(example)
-        self._init = functools.partial(init_state, experiment.task, self.optimizer, batch=example)
+        self.example: Any = self.dataset.batch(0, slice(0, 1))
+        experiment.task.check(self.example)
+        self._init = functools.partial(
+            init_state, experiment.task, self.optimizer, batch=self.example
+        )
         abstract = jax.eval_shape(self._init, self._key)
         self._shardings = state_shardings(abstract, self.mesh, experiment.rules)
         self.shapes: TrainState = jax.tree.map(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from deeplearn import canary
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import Preempted, ResumeError, UsageError
 from deeplearn.evaluate import Evaluator
@@ -22,9 +23,11 @@ from deeplearn.experiment import Experiment
 from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
 from deeplearn.overrides import override
 from deeplearn.program import Program
+from deeplearn.report import files
 from deeplearn.report.progress import Pace, Progress, closing_table
 from deeplearn.report.receipt import read_json, receipt, write_json
 from deeplearn.report.rows import RowLog, read_rows
+from deeplearn.report.summary import summary
 from deeplearn.report.tensorboard import TensorBoard
 from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
 from deeplearn.step import TrainState
@@ -48,6 +51,7 @@ def train(
     `hooks` come behind the loop's own. Raises a `deeplearn.errors.Error` for whatever the user can
     mend; what can be known ahead of training is raised before anything is written.
     """
+    canary.check()
     experiment.validate()
     program = Program(experiment)
     with contextlib.ExitStack() as stack:
@@ -58,6 +62,9 @@ def train(
         description = describe(experiment)
         if stored_experiment(directory) != description:
             write_json(directory / "experiment.json", description)
+        table = directory / "summary.txt"
+        if not table.exists():
+            files.replace(table, f"{summary(experiment.task, program.example)}\n".encode())
         loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
         began = time.monotonic()
         if not loop.last:
@@ -177,7 +184,7 @@ def _close(run: Run, seconds: float, trained: bool) -> None:
         write_json(path, receipt(run.experiment.name, run.state, run.metrics, seconds))
     else:
         seconds = read_json(path)["seconds"]
-    written = {"run": run.workdir, "receipt": path, "metrics": run.workdir / "metrics.jsonl"}
+    written = {"run": run.workdir, "layers": run.workdir / "summary.txt", "receipt": path}
     closing_table(run.experiment.name, run.metrics, seconds, written)
 
 
