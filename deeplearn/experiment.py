@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplearn.data.dataset import Dataset, Sequential, Shuffled, Source
+from deeplearn.data.dataset import Sequential, Shuffled, Source
 from deeplearn.errors import UsageError
 from deeplearn.optimizers import Optimizer
 from deeplearn.sharding import Axes, Rules
@@ -74,7 +74,7 @@ class Experiment:
     per_device: bool = False
     overrides: tuple[str, ...] = ()
 
-    def train_dataset(self) -> Dataset:
+    def train_dataset(self) -> Shuffled:
         """The endless shuffled and augmented training stream."""
         return Shuffled(self.train, self.batch_size, self.seed, self.augment)
 

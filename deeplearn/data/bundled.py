@@ -39,8 +39,8 @@ class Bundled(InMemory):
     split: str = "train"
 
     def __post_init__(self) -> None:
-        if self.name not in _SETS:
-            raise UsageError(f"no bundled set '{self.name}'{did_you_mean(self.name, _SETS)}")
+        if self.name not in SETS:
+            raise UsageError(f"no bundled set '{self.name}'{did_you_mean(self.name, SETS)}")
         if self.split not in PLACES:
             hint = did_you_mean(self.split, PLACES)
             raise UsageError(f"bundled set '{self.name}' has no split '{self.split}'{hint}")
@@ -58,7 +58,7 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All rows of a set and their places."""
     from sklearn import datasets
 
-    loader, fields = _SETS[name]
+    loader, fields = SETS[name]
     bunch = getattr(datasets, loader)(**({"scaled": False} if name == "diabetes" else {}))
     place = places(bunch.data)
     train = (PLACES["train"][0] <= place) & (place < PLACES["train"][1])
@@ -84,7 +84,7 @@ def _standardized(data: np.ndarray, train: np.ndarray) -> np.ndarray:
     return (data - data[train].mean(axis=0)) / data[train].std(axis=0)
 
 
-_SETS = {
+SETS = {
     "digits": ("load_digits", _digits),
     "breast_cancer": ("load_breast_cancer", _breast_cancer),
     "diabetes": ("load_diabetes", _diabetes),

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deeplearn.data.permutation import example_keys, fold, permute
+from deeplearn.data.permutation import example_keys, fold, permute, uniform
 from deeplearn.errors import DataError, UsageError
 
 Examples = dict[str, np.ndarray]
@@ -50,7 +50,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: np.ndarray) -> Examples:
-        """The examples at `indices` (int64, (B,))."""
+        """The examples at `indices` (int64, (B,)), as arrays that the caller may write into."""
         ...
 
 
@@ -71,12 +71,12 @@ class Dataset(Protocol):
         ...
 
     @property
-    def in_memory(self) -> bool:
+    def digest(self) -> str:
         """That of the source."""
         ...
 
     @property
-    def digest(self) -> str:
+    def in_memory(self) -> bool:
         """That of the source."""
         ...
 
@@ -104,7 +104,7 @@ class Draw:
 
     def uniform(self, stream: int) -> np.ndarray:
         """Numbers in [0, 1) (float64, (B,)); every stream is independent of the others."""
-        return (fold(self.keys, stream) >> np.uint64(11)) * 2.0**-53
+        return uniform(self.keys, stream)
 
     def integers(self, stream: int, bound: int) -> np.ndarray:
         """Integers in [0, bound) (int64, (B,)), from the stream of that number."""

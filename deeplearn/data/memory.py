@@ -63,23 +63,10 @@ class InMemory:
     def gather(self, indices: np.ndarray) -> Examples:
         """The examples at `indices` (int64, (B,)), copied."""
         return {
-            name: self._pixels(rows) if rows.dtype == np.uint8 else rows
+            name: scaled(rows, self.mean, self.std) if rows.dtype == np.uint8 else rows
             for name, value in self.arrays.items()
             for rows in (value.take(indices, axis=0),)
         }
-
-    def _pixels(self, rows: np.ndarray) -> np.ndarray:
-        scale, shift = self._affine
-        pixels = rows.astype(np.float32)
-        pixels *= scale
-        pixels += shift
-        return pixels
-
-    @functools.cached_property
-    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and shift (float32, per channel or one for all) from 0..255."""
-        mean, std = np.array(self.mean or 0.0), np.array(self.std or 1.0)
-        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +96,22 @@ class Arrays(InMemory):
         return f"Arrays({fields})"
 
 
+def scaled(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """uint8 pixels (…, C) as float32 (value / 255 − mean) / std; empty means 0 and 1."""
+    scale, shift = _affine(mean, std)
+    values = pixels.astype(np.float32)
+    values *= scale
+    values += shift
+    return values
+
+
+@functools.lru_cache
+def _affine(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift (float32, per channel or one for all) from 0..255."""
+    center, spread = np.array(mean or 0.0), np.array(std or 1.0)
+    return (1 / (255 * spread)).astype(np.float32), (-center / spread).astype(np.float32)
+
+
 def canonical(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays in the dtypes that the rest relies on: uint8 pixels, float32, int32; read-only."""
     if not fields:
@@ -123,6 +126,7 @@ def canonical(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _canonical(name: str, value: np.ndarray) -> np.ndarray:
     if value.ndim == 0:
         raise DataError(f"field '{name}' is a scalar; its first axis must count examples")
+    dtype: np.typing.DTypeLike
     if np.issubdtype(value.dtype, np.floating):
         check_finite(name, value)
         dtype = np.float32

@@ -41,6 +41,11 @@ def fold(keys: np.ndarray, stream: int) -> np.ndarray:
     return mix(keys ^ _fold(stream))
 
 
+def uniform(keys: np.ndarray, stream: int) -> np.ndarray:
+    """Numbers in [0, 1) (float64), one for each of `keys`, from the stream of that number."""
+    return (fold(keys, stream) >> np.uint64(11)) * 2.0**-53
+
+
 def mix(words: np.ndarray) -> np.ndarray:
     """A bijection of uint64 in which every bit depends on all others (splitmix64's finalizer).
 

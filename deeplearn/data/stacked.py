@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplearn.data.dataset import Dataset, Examples, Field
+from deeplearn.data.dataset import Examples, Field, Shuffled
 
 
 @dataclass(frozen=True)
 class Stacked:
     """The batches of steps [step, step + count) with a leading axis of that length."""
 
-    dataset: Dataset
+    dataset: Shuffled
     count: int
 
     def __len__(self) -> int:
@@ -37,5 +37,12 @@ class Stacked:
 
     def batch(self, step: int, rows: slice) -> Examples:
         """Field name → array (count, stop − start, …)."""
+        size = self.dataset.batch_size
+        if rows.stop - rows.start == size:  # the examples of consecutive steps are one range
+            whole = self.dataset.examples(step * size, (step + self.count) * size)
+            return {
+                name: value.reshape(self.count, size, *value.shape[1:])
+                for name, value in whole.items()
+            }
         batches = [self.dataset.batch(step + offset, rows) for offset in range(self.count)]
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,0 +1,40 @@
+"""Arrays kept in a file, where making them again takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def cached_arrays(
+    path: Path, make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The arrays in the .npz file `path`; where it is missing or damaged, made and written anew.
+
+    Reading checks the CRC-32 of every array. A directory that cannot be written is no error.
+    """
+    with (
+        contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        return {name: file[name] for name in file.files}
+    arrays = make()
+    with contextlib.suppress(OSError):
+        _write(path, arrays)
+    return arrays
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes beside and renames, so that no reader ever sees half a file."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
