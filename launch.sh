@@ -57,7 +57,7 @@ make_environment() {
   # The prompt is in the first file that venv writes: one without it is somebody else's.
   [[ ! -e $venv/pyvenv.cfg ]] || grep -q "^prompt = 'deeplearn'" "$venv/pyvenv.cfg" ||
     fail "$venv was not made by launch.sh; move it away and start again"
-  say "making the environment in .venv for $accelerator with $python (1 to 3 minutes)"
+  say "making the environment in .venv for $accelerator with $python (takes minutes)"
   rm -f "$stamp"
   "$python" -m venv --clear --prompt deeplearn "$venv" >&2 ||
     fail "$python could not make $venv, see above; Debian and Ubuntu need: apt install python3-venv"
