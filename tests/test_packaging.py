@@ -117,6 +117,22 @@ def test_two_set_ups_at_once_make_one_environment(clone):
     assert sum("making the environment" in done.stderr for done in both) == 1
 
 
+def test_a_driver_that_appears_brings_its_environment(clone):
+    stamp(clone, "cpu")
+    tools = clone.parent / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    settings = {"PYTHON": str(clone.parent / "python")}
+    with_driver = {"PATH": f"{tools}:{os.environ['PATH']}", **settings}
+    assert "for cuda12 with" in start(clone / "launch.sh", **with_driver).stderr
+    # What was made for an accelerator also serves where there is none, but for an order.
+    for later in (with_driver, settings):
+        assert not start(clone / "launch.sh", **later).stderr
+    ordered = start(clone / "launch.sh", DEEPLEARN_ACCELERATOR="cpu", **with_driver)
+    assert "for cpu with" in ordered.stderr
+
+
 def test_an_unknown_accelerator_is_refused(clone):
     done = start(clone / "launch.sh", DEEPLEARN_ACCELERATOR="gpu")
     assert done.returncode == 2
