@@ -44,8 +44,8 @@ class _Activated(nn.Module):
     @nn.compact
     def __call__(self, h: Array, train: bool) -> Array:
         if self.normalization is not None:
-            norm = normalization(self.normalization, train=train, dtype=self.dtype, name="norm")
-            h = norm(h)
+            norm = normalization(self.normalization)(dtype=self.dtype, name="norm")
+            h = norm(h, train=train)
         h = activation(self.activation)(h)
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 

@@ -1,0 +1,145 @@
+"""Two-dimensional convolution, with gradients that stay fast inside a loop on CPU.
+
+XLA on CPU has a fast convolution for one order of axes (input NHWC, kernel HWIO, unreversed). Its
+own gradients have other orders; outside loops a compiler pass reorders them, inside `scan` and
+`while` it does not, and a naive loop runs (3×3, B128 28×28×32: 20 ms → over 2 s). So here both
+gradients are written as convolutions in that one order.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.precision import compute_dtype
+from deeplearn.types import Array
+
+Pair = tuple[int, int]
+Padding = str | int | tuple[Pair, Pair]
+
+# Up to so many products for one output value, summing shifted images beats the convolution, which
+# fuses with nothing: 3×3 of 1 channel to 16, B128 28×28: 0.7 against 5.7 ms, im2col 3.5 ms.
+_FEW_PRODUCTS = 32
+
+
+class Conv(nn.Module):
+    """Convolution: (B, Y, X, C) → (B, Y', X', features).
+
+    `kernel_size` and `strides` are one number or a pair; `padding` is "SAME", "VALID", a number for
+    all four sides, or ((top, bottom), (left, right)). Parameters `kernel` (h, w, C, features) and
+    `bias` (features,) are fp32; the convolution is computed in `dtype`.
+    """
+
+    features: int
+    kernel_size: int | Pair = 3
+    strides: int | Pair = 1
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dtype = compute_dtype(self.dtype)
+        shape = (*pair(self.kernel_size), x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = convolve(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,)).astype(dtype)
+            y = y + jnp.broadcast_to(bias, y.shape)
+        return y
+
+
+def convolve(x: Array, kernel: Array, strides: int | Pair = 1, padding: Padding = "SAME") -> Array:
+    """The correlation of x (B, Y, X, C) with kernel (h, w, C, features).
+
+    Differentiable in reverse mode to any order; on CPU not in forward mode alone.
+    """
+    strides = pair(strides)
+    pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides)
+    if jax.default_backend() != "cpu":
+        return _correlate(x, kernel, strides, pads)
+    if kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+        # 1×1, B32 28×28×256 → 64: weight gradient 22 ms as a matrix product, 37 ms as convolution.
+        x = x[:, :: strides[0], :: strides[1]]
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    return _convolve_cpu(x, kernel, strides, pads)
+
+
+def pair(number: int | Pair) -> Pair:
+    """(n, n) of n; a pair as it is."""
+    return (number, number) if isinstance(number, int) else number
+
+
+def explicit_padding(padding: Padding, image: Pair, window: Pair, strides: Pair) -> tuple:
+    """`padding` as ((top, bottom), (left, right)); `UsageError` where it cannot be understood."""
+    if padding in ("SAME", "VALID"):
+        return tuple(map(tuple, lax.padtype_to_pads(image, window, strides, padding)))
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    if isinstance(padding, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in padding):
+        return padding
+    raise UsageError(
+        f"padding={padding!r} is not known; give 'SAME', 'VALID', a number or two pairs"
+    )
+
+
+def _correlate(x: Array, kernel: Array, strides: Pair, pads: tuple, **dilation: Pair) -> Array:
+    axes = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=axes, **dilation)
+
+
+def _shift_and_add(x: Array, kernel: Array, strides: Pair, pads: tuple) -> Array:
+    h, w, channels, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = (
+        (n - k) // s + 1 for n, k, s in zip(x.shape[1:3], (h, w), strides, strict=True)
+    )
+    y = jnp.zeros((x.shape[0], rows, columns, features), x.dtype)
+    for i in range(h):
+        for j in range(w):
+            view = x[:, i :: strides[0], j :: strides[1]][:, :rows, :columns]
+            for c in range(channels):
+                tap = kernel[i, j, c].reshape(1, 1, 1, features)
+                y = y + view[..., c : c + 1] * tap
+    return y
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_cpu(x: Array, kernel: Array, strides: Pair, pads: tuple) -> Array:
+    if kernel.shape[0] * kernel.shape[1] * kernel.shape[2] <= _FEW_PRODUCTS:
+        return _shift_and_add(x, kernel, strides, pads)
+    return _correlate(x, kernel, strides, pads)
+
+
+def _forward(x: Array, kernel: Array, strides: Pair, pads: tuple) -> tuple[Array, tuple]:
+    return _convolve_cpu(x, kernel, strides, pads), (x, kernel)
+
+
+def _backward(strides: Pair, pads: tuple, residual: tuple, dy: Array) -> tuple[Array, Array]:
+    x, kernel = residual
+    # Per axis: image n, window k, output m, stride s, padding before a.
+    axes = [
+        (x.shape[i], kernel.shape[i - 1], dy.shape[i], strides[i - 1], pads[i - 1][0])
+        for i in (1, 2)
+    ]
+    # dkernel[i, j] = Σ x[s·y + i − a, …] dy[y, …]: x is the image, with B for its channels, and dy
+    # the kernel, its taps s apart; padding behind makes exactly k outputs.
+    behind = tuple((a, k + (m - 1) * s - n - a) for n, k, m, s, a in axes)
+    dkernel = _correlate(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), behind, rhs_dilation=strides
+    ).transpose(1, 2, 0, 3)
+    # dx[u] = Σ dy[(u + a − i) / s] kernel[i]: dy spread s apart, the kernel turned round.
+    around = tuple((k - 1 - a, n - 1 - (m - 1) * s + a) for n, k, m, s, a in axes)
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    dx = _correlate(dy, turned, (1, 1), around, lhs_dilation=strides)
+    return dx, dkernel
+
+
+_convolve_cpu.defvjp(_forward, _backward)
