@@ -20,13 +20,14 @@ def cached_arrays(
     """
     with (
         contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
-        np.load(path, allow_pickle=False) as file,
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
     ):
-        return {name: file[name] for name in file.files}
-    arrays = make()
+        return dict(arrays)
+    made = make()
     with contextlib.suppress(OSError):
-        _write(path, arrays)
-    return arrays
+        _write(path, made)
+    return made
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

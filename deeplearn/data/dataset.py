@@ -273,7 +273,8 @@ def check_finite(name: str, value: np.ndarray, indices: np.ndarray | None = None
     row = int(np.argmin(np.isfinite(value).reshape(len(value), -1).all(axis=1)))
     index = row if indices is None else int(indices[row])
     raise DataError(
-        f"field '{name}' of example {index} holds NaN or an infinity; remove or mend that example"
+        f"field '{name}' of example {index} holds NaN or a number beyond float32; remove or mend"
+        " that example"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from deeplearn.data.dataset import Draw, Examples
 from deeplearn.data.permutation import fold
-from deeplearn.errors import DataError
+from deeplearn.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class RandomCrop:
 
     padding: int = 4
     fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.padding >= 0, self, "padding must not be negative")
 
     def __call__(self, examples: Examples, draw: Draw) -> Examples:
         """Moves each image by −padding..padding pixels along Y and along X."""
@@ -45,6 +48,9 @@ class RandomFlip:
 
     probability: float = 0.5
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, self, "probability must lie in [0, 1]")
+
     def __call__(self, examples: Examples, draw: Draw) -> Examples:
         """Reverses X in the chosen images."""
         images = _images(examples, self)
@@ -66,6 +72,11 @@ class RandomErasing:
     area: tuple[float, float] = (0.02, 0.33)
     aspect: tuple[float, float] = (0.3, 3.3)
     fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, self, "probability must lie in [0, 1]")
+        _require(0 < self.area[0] <= self.area[1] <= 1, self, "area must rise within (0, 1]")
+        _require(0 < self.aspect[0] <= self.aspect[1], self, "aspect must rise and be positive")
 
     def __call__(self, examples: Examples, draw: Draw) -> Examples:
         """Erases in the chosen images."""
@@ -94,6 +105,9 @@ class Mixup:
     alpha: float
     classes: int
 
+    def __post_init__(self) -> None:
+        _require(self.alpha > 0, self, "alpha must be positive")
+
     def __call__(self, examples: Examples, draw: Draw) -> Examples:
         """Mixes images and labels."""
         images, partner = _images(examples, self), _partner(draw)
@@ -114,6 +128,9 @@ class CutMix:
     alpha: float
     classes: int
 
+    def __post_init__(self) -> None:
+        _require(self.alpha > 0, self, "alpha must be positive")
+
     def __call__(self, examples: Examples, draw: Draw) -> Examples:
         """Mixes images and labels."""
         images, partner = _images(examples, self), _partner(draw)
@@ -125,6 +142,11 @@ class CutMix:
         np.copyto(images, partner["x"], where=box)
         part = 1 - box.mean(axis=(1, 2, 3), dtype=np.float32)
         return {**examples, "x": images, "label": _mixed(examples, partner, part, self.classes)}
+
+
+def _require(holds: bool, transform: object, rule: str) -> None:
+    if not holds:
+        raise UsageError(f"{transform}: {rule}")
 
 
 def _images(examples: Examples, transform: object) -> np.ndarray:

@@ -128,7 +128,6 @@ def _canonical(name: str, value: np.ndarray) -> np.ndarray:
         raise DataError(f"field '{name}' is a scalar; its first axis must count examples")
     dtype: np.typing.DTypeLike
     if np.issubdtype(value.dtype, np.floating):
-        check_finite(name, value)
         dtype = np.float32
     elif value.dtype == np.uint8 and name == PIXELS:
         dtype = np.uint8
@@ -139,7 +138,9 @@ def _canonical(name: str, value: np.ndarray) -> np.ndarray:
         raise DataError(
             f"field '{name}' has dtype {value.dtype}; give floats, integers or booleans"
         )
-    kept = np.ascontiguousarray(value, dtype).view()
+    with np.errstate(over="ignore"):
+        kept = np.ascontiguousarray(value, dtype).view()
+    check_finite(name, kept)
     kept.flags.writeable = False
     return kept
 

@@ -114,7 +114,7 @@ class Records:
         try:
             try:
                 return self._data.__getitems__(list(indices))
-            except TypeError:  # `tfds.testing.mock_data` reads one at a time only
+            except (AttributeError, TypeError):  # a mock of TFDS reads one at a time only
                 return [self._data[index] for index in indices]
         except Exception as error:
             raise DataError(
@@ -235,7 +235,7 @@ def _checked_files(builder: Any, split: str) -> list[tuple[str, int]]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 @contextmanager
