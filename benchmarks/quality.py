@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality EXPERIMENT [--seeds=5] [--set FIELD=VALUE …]
 
-The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is a 95 % bootstrap
-interval over the test set, which `bootstrap_accuracy` of a binomial count gives without predictions.
+The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is the 95 %
+bootstrap interval over the test set.
 """
 
 from __future__ import annotations

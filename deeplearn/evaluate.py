@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from deeplearn.data.dataset import Sequential
+from deeplearn.data.dataset import Examples, Sequential
 from deeplearn.data.prefetch import prefetch
+from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment
 from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
 from deeplearn.step import evaluation_variables
@@ -63,6 +64,23 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
     """
     evaluator = Evaluator(run.experiment, make_mesh(run.experiment.mesh))
     return evaluator(evaluation_variables(run.state), split)
+
+
+def predict(run: Run, split: str = "test", count: int = 8) -> tuple[Examples, Examples]:
+    """The first `count` examples of a split, and what the task predicts for them.
+
+    Raises `UsageError` where the task predicts nothing, or `count` is below 1.
+    """
+    task = run.experiment.task
+    if not hasattr(task, "predict"):
+        raise UsageError(f"task {type(task).__name__} predicts nothing; evaluate the run instead")
+    if count < 1:
+        raise UsageError(f"count={count} must be at least 1")
+    dataset = run.experiment.evaluation_dataset(split)
+    indices = np.arange(min(count, len(dataset)))
+    examples = dataset.source.gather(indices)
+    predictions = jax.jit(task.predict)(evaluation_variables(run.state), examples)
+    return examples, jax.device_get(predictions)
 
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from deeplearn.errors import LockedError, ResumeError, StorageError, UsageError
 from deeplearn.experiment import Experiment, differences, record
 
+# What a start that came to nothing leaves behind.
+BEFORE_THE_RECORD = (".lock", "crash.txt", "checkpoints")
 # What a resumed run may change: none of these enters a number that training computes.
 FREE = ("log_every", "save_every", "keep", "evaluation_batch_size", "mesh", "rules", "overrides")
 # Without early stopping an evaluation only looks.
@@ -29,8 +31,8 @@ FREE_WITHOUT_STOPPING = ("evaluate_every", "evaluation")
 class RunDirectory:
     """A run directory held by this process while the context is open.
 
-    Raises `StorageError` where it cannot be written and `LockedError` where another process is
-    training in it; nothing is changed then.
+    Raises `StorageError` where it cannot be written, `LockedError` where another process is
+    training in it, and `UsageError` where it holds other files; nothing is changed then.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -39,6 +41,7 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         try:
+            self._refuse_other_files()
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"probe")
@@ -71,9 +74,15 @@ class RunDirectory:
     ) -> None:
         self._lock.close()
 
-    def stored(self) -> dict[str, Any] | None:
-        """What `experiment.json` says, or None in a fresh directory."""
-        return stored_experiment(self.path)
+    def _refuse_other_files(self) -> None:
+        if not self.path.is_dir() or (self.path / "experiment.json").exists():
+            return
+        found = sorted(path.name for path in self.path.iterdir())
+        others = [name for name in found if name not in BEFORE_THE_RECORD]
+        if others:
+            raise UsageError(
+                f"directory {self.path} holds {others[0]} but no run; choose a new --workdir"
+            )
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:

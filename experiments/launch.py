@@ -65,9 +65,24 @@ def evaluate(values: Any, rest: list[str]) -> int:
 
 def sample(values: Any, rest: list[str]) -> int:
     import deeplearn
+    from deeplearn.evaluate import predict
 
-    task = type(deeplearn.load(values.workdir).experiment.task).__name__
-    raise UsageError(f"--workdir={values.workdir}: the task {task} draws no samples")
+    run = deeplearn.load(values.workdir)
+    split = values.split or ("test" if "test" in run.experiment.evaluation else None)
+    split = split or next(iter(run.experiment.evaluation), "test")
+    truth, predicted = predict(run, split, values.count)
+    name = "label" if "label" in predicted else "target"
+    print(f"{split:>8} {name:>12} {'predicted':>12} {'probability' * (name == 'label'):>12}")
+    for index, (known, value) in enumerate(zip(truth[name], predicted[name], strict=True)):
+        certainty = f"{predicted['probabilities'][index].max():12.4f}" if name == "label" else ""
+        print(f"{index:>8} {_cell(known)} {_cell(value)} {certainty}".rstrip())
+    return 0
+
+
+def _cell(value: Any) -> str:
+    """A label or target of one example, which may have several numbers."""
+    numbers = value.reshape(-1) if value.ndim else [value]
+    return " ".join(f"{number:.6g}" for number in numbers).rjust(12)
 
 
 def bench(values: Any, rest: list[str]) -> int:
@@ -108,7 +123,15 @@ MODES = {
         evaluate,
         {"workdir": NEEDED_WORKDIR, "split": Flag("which evaluation data; default all", "NAME")},
     ),
-    "sample": Mode("draw samples from a trained model", sample, {"workdir": NEEDED_WORKDIR}),
+    "sample": Mode(
+        "show what a trained model predicts beside the truth",
+        sample,
+        {
+            "workdir": NEEDED_WORKDIR,
+            "split": Flag("which evaluation data; default test", "NAME"),
+            "count": Flag("how many examples; default 8", "N", flags.DEFINE_integer, 8),
+        },
+    ),
     "bench": Mode(
         "measure against peers and print the ratios",
         bench,

@@ -1,4 +1,4 @@
-"""A multilayer perceptron on scikit-learn's handwritten digits: the first run, without a download."""
+"""A multilayer perceptron on handwritten digits: the first run, without any download."""
 
 from deeplearn.data.bundled import Bundled
 from deeplearn.experiment import Experiment

@@ -106,7 +106,9 @@ def test_another_shape_is_refused(tmp_path, state, target):
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(1, state)
     checkpoints.wait()
-    wrong = target.replace(step=jax.ShapeDtypeStruct((3,), jnp.int32, sharding=target.step.sharding))
+    wrong = target.replace(
+        step=jax.ShapeDtypeStruct((3,), jnp.int32, sharding=target.step.sharding)
+    )
     with pytest.raises(CheckpointError):
         checkpoints.restore(wrong)
     checkpoints.close()

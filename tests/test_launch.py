@@ -247,10 +247,17 @@ def test_a_run_is_rebuilt_from_its_directory(command, tmp_path):
         name: value for name, value in values.items() if name.startswith("test/")
     }
 
+    code, out, _ = command("sample", workdir, "--count=3")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["test", "label", "predicted", "probability"] and len(rows) == 4
+    for _, label, predicted, probability in rows[1:]:
+        assert {label, predicted} <= set("0123456789") and 0.1 <= float(probability) <= 1
+
     for words, wanted, exit_code in (
         (["evaluate", workdir, "--split=tset"], "no split 'tset'", 2),
         (["evaluate", workdir + "x"], "no run in", 2),
-        (["sample", workdir], "Classification draws no samples", 2),
+        (["sample", workdir, "--count=0"], "count=0 must be at least 1", 2),
         ([*train, "--set=batch_size=8"], "batch_size: 16 there, 8 now", 8),
         ([*train, "--set=batch_siz=8"], "did you mean 'batch_size'", 2),
         ([*train, "--set=batch_size=many"], "batch_size=many", 2),

@@ -250,6 +250,13 @@ def test_an_occupied_directory_is_refused(experiment, tmp_path):
     train(experiment, tmp_path / "run")
 
 
+def test_a_directory_of_other_files_is_refused(experiment, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds notes.txt but no run"):
+        train(experiment, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_directory_that_cannot_be_written_is_refused(experiment, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written") as caught:

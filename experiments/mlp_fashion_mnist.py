@@ -1,0 +1,27 @@
+"""A multilayer perceptron on Fashion-MNIST: what pixels without structure can give."""
+
+from deeplearn.data.split import Split
+from deeplearn.data.tfds import Tfds
+from deeplearn.experiment import Experiment
+from deeplearn.models.mlp import MLP
+from deeplearn.optimizers import AdamW
+from deeplearn.schedules import Cosine
+from deeplearn.tasks.classification import Classification
+
+TRAIN = Tfds("fashion_mnist", "train", mean=(0.286,), std=(0.353,))
+TEST = Tfds("fashion_mnist", "test", mean=(0.286,), std=(0.353,))
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="mlp_fashion_mnist",
+        task=Classification(MLP(hidden=(512, 512), outputs=10, dropout=0.3)),
+        train=Split(TRAIN, 0.0, 0.95),
+        evaluation={"validation": Split(TRAIN, 0.95, 1.0), "test": TEST},
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=500), weight_decay=0.05),
+        steps=9000,
+        batch_size=128,
+        log_every=100,
+        evaluate_every=1500,
+        save_every=1500,
+    )
