@@ -77,7 +77,9 @@ def pair(number: int | Pair) -> Pair:
     return (number, number) if isinstance(number, int) else number
 
 
-def explicit_padding(padding: Padding, image: Pair, window: Pair, strides: Pair) -> tuple:
+def explicit_padding(
+    padding: Padding, image: tuple[int, ...], window: tuple[int, ...], strides: Pair
+) -> tuple:
     """`padding` as ((top, bottom), (left, right)); `UsageError` where it cannot be understood."""
     if padding in ("SAME", "VALID"):
         return tuple(map(tuple, lax.padtype_to_pads(image, window, strides, padding)))
@@ -90,9 +92,18 @@ def explicit_padding(padding: Padding, image: Pair, window: Pair, strides: Pair)
     )
 
 
-def _correlate(x: Array, kernel: Array, strides: Pair, pads: tuple, **dilation: Pair) -> Array:
+def _correlate(
+    x: Array,
+    kernel: Array,
+    strides: Pair,
+    pads: tuple,
+    lhs_dilation: Pair = (1, 1),
+    rhs_dilation: Pair = (1, 1),
+) -> Array:
     axes = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=axes, **dilation)
+    return lax.conv_general_dilated(
+        x, kernel, strides, pads, lhs_dilation, rhs_dilation, dimension_numbers=axes
+    )
 
 
 def _shift_and_add(x: Array, kernel: Array, strides: Pair, pads: tuple) -> Array:
