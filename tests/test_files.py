@@ -67,7 +67,7 @@ def test_journal_keeps_records_of_a_failed_write_and_cuts_its_torn_part(tmp_path
 
 def test_journal_cuts_what_lies_behind_the_whole_records(tmp_path):
     path = tmp_path / "log"
-    path.write_bytes(b"one\ntor")
+    path.write_bytes(b"one\na torn record longer than the next")
     journal = files.Journal(path, size=4)
     journal.add(b"two\n")
     journal.flush()

@@ -48,20 +48,18 @@ def events(path):
 
 
 def scalars(directory):
-    """{tag: {step: value}} as a viewer shows them: in file order, a START withdraws later steps."""
+    """{tag: [(step, value)]} as viewers show them: in file order, a START withdraws later steps."""
     shown = {}
     for path in sorted(directory.iterdir()):
         for event in events(path):
             step = event.get(2, 0)
             if 7 in event:
-                for curve in shown.values():
-                    for old in [old for old in curve if old >= step]:
-                        del curve[old]
+                shown = {tag: [p for p in points if p[0] < step] for tag, points in shown.items()}
             for number, value in fields(event.get(5, b"")):
                 assert number == 1
                 entry = dict(fields(value))
                 (scalar,) = struct.unpack("<f", entry[2])
-                shown.setdefault(entry[1].decode(), {})[step] = scalar
+                shown.setdefault(entry[1].decode(), []).append((step, scalar))
     return shown
 
 
@@ -92,11 +90,11 @@ def test_scalars_read_back(tmp_path):
         board.log(step, "train", {"loss": step / 3, "learning_rate/Größe": 0.1})
     board.log(5, "test", {"a": math.nan, "b": math.inf, "c": 1e300, "d": np.float32(0.5)})
     shown = scalars(tmp_path)
-    assert shown["train/loss"] == {step: np.float32(step / 3) for step in steps}
-    assert shown["train/learning_rate/Größe"] == dict.fromkeys(steps, np.float32(0.1))
-    assert math.isnan(shown["test/a"][5])
-    assert shown["test/b"][5] == shown["test/c"][5] == math.inf
-    assert shown["test/d"][5] == 0.5
+    assert shown["train/loss"] == [(step, np.float32(step / 3)) for step in steps]
+    assert shown["train/learning_rate/Größe"] == [(step, np.float32(0.1)) for step in steps]
+    assert math.isnan(shown["test/a"][0][1])
+    assert shown["test/b"] == shown["test/c"] == [(5, math.inf)]
+    assert shown["test/d"] == [(5, 0.5)]
 
 
 def test_a_resumed_run_is_seen_once(tmp_path, monkeypatch):
@@ -106,9 +104,9 @@ def test_a_resumed_run_is_seen_once(tmp_path, monkeypatch):
         board = TensorBoard(tmp_path, start_step=start)
         for step in range(start + 10, 110, 10):
             board.log(step, "train", {"loss": value})
-    assert scalars(tmp_path)["train/loss"] == {
-        step: 1.0 if step <= 50 else 2.0 for step in range(10, 110, 10)
-    }
+    assert scalars(tmp_path)["train/loss"] == [
+        (step, 1.0 if step <= 50 else 2.0) for step in range(10, 110, 10)
+    ]
 
 
 def test_many_starts_keep_their_order(tmp_path):
@@ -116,7 +114,7 @@ def test_many_starts_keep_their_order(tmp_path):
         board = TensorBoard(tmp_path, start_step=start)
         board.log(start + 1, "train", {"loss": float(start)})
     assert len(list(tmp_path.iterdir())) == 12
-    assert scalars(tmp_path)["train/loss"] == {step + 1: float(step) for step in range(12)}
+    assert scalars(tmp_path)["train/loss"] == [(step + 1, step) for step in range(12)]
 
 
 def test_a_full_disk_is_counted_and_does_not_stop(tmp_path, monkeypatch):

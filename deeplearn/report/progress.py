@@ -6,8 +6,6 @@ never stops a run: when nobody reads any more, the failures are counted and the 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -41,9 +39,6 @@ class Screen:
         except (OSError, ValueError, SystemExit):
             self.failures += 1
             self.console.quiet = True
-            # What is still buffered would fail again at exit and change the exit code.
-            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
-                os.dup2(nothing.fileno(), self.console.file.fileno())
 
     def print(self, text: RenderableType) -> None:
         """Prints a line of text, never wrapped, or another renderable."""
