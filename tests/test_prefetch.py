@@ -121,6 +121,15 @@ def test_closing_ends_the_threads(kind):
     wait_for_no_threads()
 
 
+def test_closing_waits_for_no_batch_that_has_not_begun():
+    dataset = Shuffled(source("memory", seconds=0.2), 8, 0)
+    batches = prefetch(dataset, slice(0, 8), range(100), lambda batch: batch, 10)
+    next(batches)
+    start = time.monotonic()
+    batches.close()
+    assert time.monotonic() - start < 5 * 0.2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_made_ahead_but_not_further(kind):
     made = []

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from deeplearn.data.dataset import Draw, Examples
-from deeplearn.data.permutation import fold
 from deeplearn.errors import DataError, UsageError
 
 
@@ -183,7 +182,7 @@ def _beta(alpha: float, uniform: np.ndarray) -> np.ndarray:
 
 def _partner(draw: Draw) -> Examples:
     """Another example for each row, with its own draws in the transforms before."""
-    return draw.fetch(draw.integers(0, draw.size), fold(draw.keys, 1))
+    return draw.fetch(draw.integers(0, draw.size), draw.keys)
 
 
 def _mixed(examples: Examples, partner: Examples, part: np.ndarray, classes: int) -> np.ndarray:
