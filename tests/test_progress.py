@@ -96,8 +96,8 @@ def test_the_default_clock_is_monotonic():
 def test_without_a_terminal_every_log_is_one_plain_line():
     out = console()
     progress = Progress("mlp", 100, 0, paced(), out)
-    progress.log(50, "train", {"loss": 0.5, "accuracy": 0.75, "skipped": 0.0})
-    progress.log(50, "test", {"loss": 1e-5, "accuracy": math.nan})
+    progress.log(50, "train", {"accuracy": 0.75, "loss": 0.5, "skipped": 0.0})
+    progress.log(50, "test", {"accuracy": math.nan, "loss": 1e-5})
     progress.note("resumed")
     progress.log(100, "train", {"loss": 0.25, "accuracy": 1.0, "skipped": 1.0})
     progress.close()
@@ -165,14 +165,16 @@ def test_closing_twice_is_harmless():
 
 def test_the_closing_table():
     out = console()
-    metrics = {"train": {"loss": 0.5, "gradient_norm": 2.0}, "test": {"loss": 0.75, "auc": 0.5}}
+    train = {"gradient_norm": 2.0, "loss": 0.5, "skipped": 0.0}
+    metrics = {"train": train, "test": {"auc": 0.0, "loss": 0.75}}
     path = "runs/" + "long/" * 30 + "metrics.jsonl"
     closing_table("mlp", metrics, 12.34, {"metrics": Path(path), "all": "x"}, out)
     lines = [line.split() for line in out.file.getvalue().splitlines()]
     assert ["mlp", "train", "test"] in lines
     assert ["loss", "0.5000", "0.7500"] in lines
+    assert [line[0] for line in lines[3:6]] == ["loss", "gradient_norm", "auc"]
     assert ["gradient_norm", "2.0000"] in lines
-    assert ["auc", "0.5000"] in lines
+    assert ["auc", "0.0000"] in lines
     assert ["time", "12.3", "s"] in lines
     assert ["metrics", path] in lines
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from deeplearn.models.resnet import ResNet
 from deeplearn.report.flops import count_flops
 from deeplearn.report.summary import Row, at_depth, summary, trace
 from deeplearn.types import Aux, Mean
@@ -106,34 +107,6 @@ def test_a_gradient_costs_two_more_products():
     assert count_flops(both, x, w) == 3 * count_flops(loss, x, w)
 
 
-class Bottleneck(nn.Module):
-    width: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x):
-        y = nn.relu(nn.BatchNorm(True)(nn.Conv(self.width, (1, 1), use_bias=False)(x)))
-        y = nn.Conv(self.width, (3, 3), self.stride, use_bias=False)(y)
-        y = nn.relu(nn.BatchNorm(True)(y))
-        y = nn.BatchNorm(True)(nn.Conv(4 * self.width, (1, 1), use_bias=False)(y))
-        if x.shape != y.shape:
-            x = nn.Conv(4 * self.width, (1, 1), self.stride, use_bias=False, name="shortcut")(x)
-            x = nn.BatchNorm(True)(x)
-        return nn.relu(x + y)
-
-
-class ResNet50(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.Conv(64, (7, 7), 2, padding=3, use_bias=False, name="stem")(x)
-        x = nn.max_pool(nn.relu(nn.BatchNorm(True)(x)), (3, 3), (2, 2), "SAME")
-        for stage, blocks in enumerate((3, 4, 6, 3)):
-            for block in range(blocks):
-                stride = 2 if stage and not block else 1
-                x = Bottleneck(64 * 2**stage, stride, name=f"stage{stage}_{block}")(x)
-        return nn.Dense(1000, name="head")(x.mean((1, 2)))
-
-
 @dataclass(frozen=True)
 class Fit:
     """Sum of the outputs of some models: all that the summary needs of a task."""
@@ -157,7 +130,7 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def resnet():
-    return trace(Fit((ResNet50(),)), {"x": shape(2, 224, 224, 3)})
+    return trace(Fit((ResNet(depth=50),)), {"x": shape(2, 224, 224, 3)})
 
 
 def test_resnet_50_has_the_published_size(resnet):
@@ -168,31 +141,32 @@ def test_resnet_50_has_the_published_size(resnet):
 
 
 def test_every_depth_adds_up(resnet):
-    for depth in range(4):
+    for depth in range(5):
         rows = at_depth(resnet, depth)
         assert sum(row.parameters for row in rows) == 25_557_032
         assert sum(row.flops for row in rows) == sum(row.flops for row in resnet)
         assert all(len(row.path) <= depth + 1 for row in rows)
-    assert at_depth(resnet, 0)[0].path == ("ResNet50",)
+    assert at_depth(resnet, 0)[0].path == ("ResNet",)
 
 
 def test_rows_name_what_is_inside_them(resnet):
     by_path = {"/".join(row.path): row for row in resnet}
-    stem = by_path["ResNet50/stem"]
+    stem = by_path["ResNet/stem/conv"]
     assert (stem.kind, stem.output, stem.parameters) == ("Conv", (112, 112, 64), 7 * 7 * 3 * 64)
     assert stem.flops == 2 * 112 * 112 * 64 * 7 * 7 * 3
-    head = by_path["ResNet50/head"]
+    head = by_path["ResNet/output"]
     assert (head.output, head.parameters) == ((1000,), 2_049_000)
     assert head.flops == 2 * 2048 * 1000
-    assert by_path["ResNet50/stage0_1"].flops == 0, "its own, without the layers inside"
+    assert by_path["ResNet/stage1_block2"].flops == 0, "its own, without the layers inside"
 
 
 def test_the_table_of_resnet_50_reads_well():
-    text = summary(Fit((ResNet50(),)), {"x": shape(2, 224, 224, 3)})
+    text = summary(Fit((ResNet(depth=50),)), {"x": shape(2, 224, 224, 3)})
     lines = text.splitlines()
     assert len(lines) < 45 and max(map(len, lines)) <= 100
     assert any(
-        re.match(r"stage2_1 … stage2_5 +Bottleneck +14×14×1024 +5 × 1,117,184", x) for x in lines
+        re.match(r"stage3_block2 … stage3_block6 +Bottleneck +14×14×1024 +5 × 1,117,184", x)
+        for x in lines
     )
     assert re.search(r"(?m)^total +25,557,032 +8\.18 G$", text)
 

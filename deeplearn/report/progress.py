@@ -183,7 +183,8 @@ def closing_table(
     table.add_column(one_line(name))
     for split in metrics:
         table.add_column(one_line(split), justify="right")
-    for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
+    union = {name: value for values in metrics.values() for name, value in values.items()}
+    for metric in _shown(union):
         cells = [_number(values[metric]) if metric in values else "" for values in metrics.values()]
         table.add_row(one_line(metric), *cells)
     if metrics:
@@ -200,10 +201,14 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def _shown(values: Mapping[str, float]) -> dict[str, float]:
+    """The values with the loss first; skipped steps are news only when there are some."""
+    ordered = sorted(values, key=lambda name: name != "loss")
+    return {name: values[name] for name in ordered if values[name] or name != "skipped"}
+
+
 def _metrics(values: Mapping[str, float]) -> list[str]:
-    # Skipped steps are news only when there are some.
-    shown = {name: value for name, value in values.items() if value or name != "skipped"}
-    return [f"{one_line(name)} {_number(value)}" for name, value in shown.items()]
+    return [f"{one_line(name)} {_number(value)}" for name, value in _shown(values).items()]
 
 
 def _join(parts: list[str]) -> str:
