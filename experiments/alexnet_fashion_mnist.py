@@ -1,0 +1,32 @@
+"""AlexNet, narrowed to 28×28 grey images, on Fashion-MNIST."""
+
+from deeplearn.data.image import RandomCrop, RandomFlip
+from deeplearn.data.split import Split
+from deeplearn.data.tfds import Tfds
+from deeplearn.experiment import Experiment
+from deeplearn.models.alexnet import AlexNet
+from deeplearn.optimizers import AdamW
+from deeplearn.schedules import Cosine
+from deeplearn.tasks.classification import Classification
+
+TRAIN = Tfds("fashion_mnist", "train", mean=(0.286,), std=(0.353,))
+TEST = Tfds("fashion_mnist", "test", mean=(0.286,), std=(0.353,))
+MODEL = AlexNet(
+    outputs=10, channels=(32, 64, 96, 96, 64), hidden=(256, 256), window=5, stride=1, dropout=0.3
+)
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="alexnet_fashion_mnist",
+        task=Classification(MODEL),
+        train=Split(TRAIN, 0.0, 0.95),
+        evaluation={"validation": Split(TRAIN, 0.95, 1.0), "test": TEST},
+        augment=(RandomCrop(1, fill=-0.286 / 0.353), RandomFlip()),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=400), weight_decay=0.05),
+        steps=5400,
+        batch_size=128,
+        log_every=50,
+        evaluate_every=900,
+        save_every=900,
+    )
