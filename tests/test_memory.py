@@ -41,8 +41,8 @@ def test_pixels_stay_bytes_in_memory_and_come_out_scaled():
     assert batch.dtype == np.float32 and arrays.spec["x"] == Field((4, 3, 2), "float32")
     expected = (pixels[[3, 1]] / 255 - [0.5, 0.1]) / [0.25, 2.0]
     np.testing.assert_allclose(batch, expected, atol=1e-6)
-    plain = scaled(np.array([0, 255], np.uint8), (), ())
-    np.testing.assert_array_equal(plain, np.array([0, 1], np.float32))
+    plain = scaled(np.array([[0, 255]], np.uint8), (), ())
+    np.testing.assert_array_equal(plain, np.array([[0, 1]], np.float32))
 
 
 def test_what_gather_returns_may_be_written():
