@@ -1,0 +1,69 @@
+"""Runs the measurements and prints one table of ratios; `./launch.sh bench` calls this.
+
+The suites need the `peers` extra: pip install 'deeplearn[peers]'. Results are also written to
+benchmarks/results/speed_SUITE.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib
+import sys
+from pathlib import Path
+
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.report.receipt import cpu, devices, versions, write_json
+
+SUITES = ("steps", "systems")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(suite: str | None = None, only: str | None = None) -> int:
+    """Measures one suite or all, one row of them or all; returns the exit code 0."""
+    if suite is not None and suite not in SUITES:
+        raise UsageError(f"--suite={suite} is unknown{did_you_mean(suite, SUITES)}")
+    from benchmarks.timing import table
+
+    known: list[str] = []
+    found = []
+    for name in SUITES if suite is None else (suite,):
+        try:
+            module = importlib.import_module(f"benchmarks.{name}")
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"suite '{name}' needs {error.name}; run: .venv/bin/python -m pip install"
+                f" {error.name}"
+            ) from None
+        measurements = list(module.rows())
+        known += [row_id for row_id, _ in measurements]
+        rows = []
+        for row_id, measure in measurements:
+            if only is None or row_id == only:
+                print(f"measuring {row_id}", file=sys.stderr, flush=True)
+                rows.append(measure())
+        if rows and only is None:
+            _write(name, rows)
+        found += rows
+    if not found:
+        raise UsageError(f"--only={only} is unknown{did_you_mean(str(only), known)}")
+    print(table(found))
+    return 0
+
+
+def _write(suite: str, rows: list) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    write_json(
+        RESULTS / f"speed_{suite}.json",
+        {
+            "date": datetime.date.today().isoformat(),
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "versions": versions(),
+            "devices": devices(),
+            "cpu": cpu(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
