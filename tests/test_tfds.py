@@ -243,8 +243,10 @@ def test_unknown_splits_features_versions_and_names_are_refused(prepared):
 def test_missing_data_name_the_command_that_brings_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     command = (
-        "run: uvx --with tensorflow-cpu --with importlib_resources --from tensorflow-datasets"
-        f" tfds build cifar10 --file_format=array_record --data_dir={tmp_path}"
+        "run: uv run --no-project --with tensorflow-cpu --with tensorflow-datasets"
+        ' --with importlib_resources python -c "import tensorflow_datasets as tfds;'
+        f" tfds.builder('cifar10', data_dir='{tmp_path}',"
+        " file_format='array_record').download_and_prepare()\""
     )
     with pytest.raises(DataError) as missing:
         len(Tfds("cifar10"))

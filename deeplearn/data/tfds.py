@@ -203,9 +203,11 @@ def _data_source(builder: Any, name: str, split: str, root: Path) -> Any:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             manual = f"put its source files in {root}/downloads/manual and "
         raise DataError(
-            f"dataset '{name}' is {state} in {root}; {manual}run: uvx --with tensorflow-cpu"
-            f" --with importlib_resources --from tensorflow-datasets tfds build {name}"
-            f" --file_format=array_record --data_dir={root}"
+            f"dataset '{name}' is {state} in {root}; {manual}run: uv run --no-project"
+            " --with tensorflow-cpu --with tensorflow-datasets --with importlib_resources"
+            ' python -c "import tensorflow_datasets as tfds;'
+            f" tfds.builder('{name}', data_dir='{root}',"
+            " file_format='array_record').download_and_prepare()\""
         ) from error
     except ValueError as error:
         raise DataError(f"dataset '{name}' has no split '{split}': {_line(error)}") from error
