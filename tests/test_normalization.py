@@ -1,0 +1,87 @@
+"""Normalization equals flax's layers; statistics stay fp32 and move only in training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.normalization import BatchNorm, LayerNorm, normalization
+
+STATS = {"mean": jnp.arange(3.0), "var": jnp.array([1.0, 2.0, 3.0])}
+PARAMS = {"scale": jnp.array([1.0, -2.0, 0.5]), "bias": jnp.array([0.1, 0.2, 0.3])}
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def assert_close(tree, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), tree, expected
+    )
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("shape", [(8, 3), (4, 5, 6, 3)])
+def test_batch_norm_equals_flax(shape, train):
+    x = 2 + 3 * normal(*shape)
+
+    def run(apply):
+        def loss(params, x):
+            y, mutated = apply({"params": params, "batch_stats": STATS}, x)
+            return jnp.sin(y).sum(), (y, mutated)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(PARAMS, x)
+
+    layer = nn.BatchNorm(use_running_average=not train, momentum=0.9)
+    expected = run(lambda variables, x: layer.apply(variables, x, mutable=["batch_stats"]))
+    actual = run(lambda v, x: BatchNorm().apply(v, x, train=train, mutable=["batch_stats"]))
+    assert_close(actual, expected)
+
+
+def test_batch_norm_starts_from_statistics_of_nothing(key):
+    x = 5 + normal(8, 3)
+    stats = BatchNorm().init(key, x, train=True)["batch_stats"]
+    assert_close(stats, {"mean": np.zeros(3), "var": np.ones(3)})
+
+
+def test_batch_norm_of_a_constant_is_its_bias():
+    # E[x²] − E[x]² may come out below 0 here; its root would be NaN.
+    x = jnp.full((64, 3), 1000.1)
+    y, _ = BatchNorm().apply(
+        {"params": PARAMS, "batch_stats": STATS}, x, train=True, mutable=["batch_stats"]
+    )
+    assert jnp.isfinite(y).all()
+
+
+def test_layer_norm_equals_flax():
+    x = 2 + 3 * normal(4, 5, 3)
+
+    def run(layer):
+        def loss(params, x):
+            return jnp.sin(layer.apply({"params": params}, x)).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(PARAMS, x)
+
+    assert_close(run(LayerNorm()), run(nn.LayerNorm()))
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer"])
+def test_statistics_are_fp32_whatever_the_dtype(key, kind):
+    # In bfloat16 the mean of 300 ± 1 would be off by a whole deviation.
+    x = jnp.asarray(300 + 2 * normal(512, 512), jnp.bfloat16)
+    layer = normalization(kind)(dtype="bfloat16")
+    y, variables = layer.init_with_output(key, x, train=True)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert abs(y.astype(jnp.float32).mean()) < 0.01
+    assert y.astype(jnp.float32).std() == pytest.approx(1, abs=0.01)
+
+
+def test_refuses_an_unknown_kind():
+    with pytest.raises(UsageError, match="normalization='bach' is not known; did you mean 'batch'"):
+        normalization("bach")
