@@ -98,6 +98,12 @@ def test_a_range_of_examples_is_the_batches_of_its_steps():
         np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))
 
 
+def test_no_rows_are_a_batch_of_none():
+    for augment in ((), (Noise(), Swap())):
+        batch = Shuffled(numbered(10), 4, 0, augment).batch(2, slice(1, 1))
+        assert batch["x"].shape == (0, 1) and batch["label"].shape == (0,)
+
+
 def test_seeds_and_augmentation_draws_differ():
     one, two = (Shuffled(numbered(50), 50, seed).batch(0, slice(0, 50))["label"] for seed in (0, 1))
     assert (one != two).any()

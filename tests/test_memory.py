@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-import pickle
+import dataclasses
 
 import numpy as np
 import pytest
@@ -78,10 +78,11 @@ def test_the_representation_holds_no_values():
     assert repr(arrays) == "Arrays(x float32[1000, 28, 28], label int32[1000])"
 
 
-def test_copies_and_pickles_hold_the_same():
+def test_copies_hold_the_same():
     arrays = source()
+    assert len(arrays) == len(copy.deepcopy(arrays))
+    assert dataclasses.replace(arrays, std=(1.0,)).spec == arrays.spec
     assert arrays.digest == copy.deepcopy(arrays).digest
-    assert pickle.loads(pickle.dumps(arrays)).digest == arrays.digest  # noqa: S301
 
 
 @pytest.mark.parametrize(
