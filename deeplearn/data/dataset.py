@@ -174,7 +174,8 @@ class Shuffled:
 
     def examples(self, start: int, stop: int) -> Examples:
         """The examples of numbers [start, stop) of the stream; several steps are one range."""
-        orders, keys = [], []
+        orders: list[np.ndarray] = []
+        keys: list[np.ndarray] = []
         while start < stop or not orders:
             epoch, position = divmod(start, self._size)
             count = min(stop - start, self._size - position)
