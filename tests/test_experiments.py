@@ -1,0 +1,82 @@
+"""Every experiment, shrunk by overrides, builds, trains a few steps, stops and goes on."""
+
+import importlib
+
+import pytest
+import tensorflow_datasets as tfds
+from test_train import At, terminate
+
+from deeplearn.errors import Preempted
+from deeplearn.experiment import record
+from deeplearn.overrides import override
+from deeplearn.report.receipt import state_sha256
+from deeplearn.train import load, train
+from experiments._command import experiments
+
+COMMON = [
+    "steps=4",
+    "batch_size=8",
+    "evaluation_batch_size=16",
+    "log_every=2",
+    "evaluate_every=4",
+    "save_every=2",
+]
+SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
+SHRUNK = {
+    "alexnet_fashion_mnist": SMALL_ALEXNET,
+    "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
+    "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "mlp_breast_cancer": ["task.model.hidden=(8,)"],
+    "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
+    "mlp_digits": ["task.model.hidden=(8,)"],
+    "mlp_fashion_mnist": ["task.model.hidden=(8,)"],
+    "resnet_cifar10": ["task.model.depth=8", "task.model.width=2"],
+    "resnet_fashion_mnist": ["task.model.depth=8", "task.model.width=2"],
+    "resnet_imagenet": [
+        "task.model.depth=18",
+        "task.model.width=2",
+        "train.size=32",
+        "evaluation.validation.size=32",
+    ],
+}
+
+
+def test_every_experiment_is_tested():
+    assert set(SHRUNK) == set(experiments())
+
+
+def source(name):
+    return importlib.import_module(f"experiments.{name}").experiment()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def mock(tmp_path_factory):
+    """Random examples of the right shapes for every TFDS name, and nothing on disk."""
+    with pytest.MonkeyPatch.context() as patch, tfds.testing.mock_data(num_examples=128):
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+        # The stock builders can be mocked; ours would prepare the real data.
+        patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
+        yield
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_an_experiment_is_valid_and_named_after_its_file(name):
+    experiment = source(name)
+    assert experiment.name == name
+    experiment.validate()
+    assert record(experiment) == record(source(name))
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path):
+    changes = [*COMMON, *SHRUNK[name]]
+    if source(name).optimizer.schedule.warmup:
+        changes.append("optimizer.schedule.warmup=1")
+    experiment = override(source(name), changes)
+    whole = train(experiment, tmp_path / "whole")
+    with pytest.raises(Preempted):
+        train(experiment, tmp_path / "cut", hooks=[At(2, terminate)])
+    resumed = train(experiment, tmp_path / "cut")
+    assert state_sha256(resumed.state) == state_sha256(whole.state)
+    assert resumed.metrics == whole.metrics
+    assert state_sha256(load(tmp_path / "cut").state) == state_sha256(whole.state)
