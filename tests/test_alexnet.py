@@ -30,6 +30,15 @@ def test_has_the_published_number_of_parameters():
     assert params["dense1"]["kernel"].shape == (6 * 6 * 256, 4096)
 
 
+def test_has_the_published_sizes_of_images():
+    def run():
+        x, key = jnp.zeros((1, 224, 224, 3)), jax.random.key(0)
+        return AlexNet().init(key, x, capture_intermediates=True)["intermediates"]
+
+    sizes = [jax.eval_shape(run)[f"conv{i}"]["__call__"][0].shape[1:3] for i in range(1, 6)]
+    assert sizes == [(55, 55), (27, 27), (13, 13), (13, 13), (13, 13)]
+
+
 @pytest.mark.parametrize(("window", "stride", "smallest"), [(11, 4, 63), (5, 1, 15), (3, 1, 15)])
 def test_the_smallest_image_leaves_one_place(window, stride, smallest):
     model = AlexNet(10, window=window, stride=stride)

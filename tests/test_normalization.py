@@ -49,12 +49,10 @@ def test_batch_norm_starts_from_statistics_of_nothing(key):
     assert_close(stats, {"mean": np.zeros(3), "var": np.ones(3)})
 
 
-def test_batch_norm_of_a_constant_is_its_bias():
-    # E[x²] − E[x]² may come out below 0 here; its root would be NaN.
-    x = jnp.full((64, 3), 1000.1)
-    y, _ = BatchNorm().apply(
-        {"params": PARAMS, "batch_stats": STATS}, x, train=True, mutable=["batch_stats"]
-    )
+def test_batch_norm_of_constants_is_finite(key):
+    # E[x²] − E[x]² comes out below 0 for some of these; its root would be NaN.
+    x = jnp.broadcast_to(jnp.linspace(0.1, 1000, 256), (60, 256))
+    y, _ = BatchNorm().init_with_output(key, x, train=True)
     assert jnp.isfinite(y).all()
 
 
@@ -72,8 +70,8 @@ def test_layer_norm_equals_flax():
 
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 def test_statistics_are_fp32_whatever_the_dtype(key, kind):
-    # In bfloat16 the mean of 300 ± 1 would be off by a whole deviation.
-    x = jnp.asarray(300 + 2 * normal(512, 512), jnp.bfloat16)
+    # The nearest bfloat16 to the mean is 1 away, which is a quarter of the deviation.
+    x = jnp.asarray(301 + 4 * normal(512, 512), jnp.bfloat16)
     layer = normalization(kind)(dtype="bfloat16")
     y, variables = layer.init_with_output(key, x, train=True)
     assert y.dtype == jnp.bfloat16

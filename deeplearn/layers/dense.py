@@ -35,6 +35,9 @@ class Dense(nn.Module):
 
 
 def _matmul(x: Array, kernel: Array) -> Array:
+    # XLA on CPU: two dense layers of (16, 128, 256), forward and backward, 80 ms with tokens in one
+    # axis and 158 ms in two (jax 0.10; 96 and 154 ms on 0.12). Elsewhere B and T may be sharded
+    # apart, which one axis cannot keep.
     if x.ndim > 2 and jax.default_backend() == "cpu":
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
     return x @ kernel
