@@ -41,8 +41,9 @@ class Program:
         self.rows = process_rows(self.mesh, experiment.batch_size)
         self.dataset = experiment.train_dataset()
         self.optimizer = experiment.optimizer.build(experiment.steps)
-        self.example: Any = self.dataset.batch(0, slice(0, 1))
-        experiment.task.check(self.example)
+        example: Any = self.dataset.batch(0, slice(0, 1))
+        experiment.task.check(example)
+        self.example: Batch = example
         self._init = functools.partial(
             init_state, experiment.task, self.optimizer, batch=self.example
         )
