@@ -137,6 +137,11 @@ def _loop(
             if loop.last or loop.preempted:
                 break
         checkpoints.wait()
+        for name, log_file in (("metrics.jsonl", rows), ("timing.jsonl", timing)):
+            if log_file.failures:
+                progress.note(
+                    f"{name} could not be written {log_file.failures} times: {log_file.error}"
+                )
         if loop.preempted and not loop.last:
             assert preempt.received is not None
             name = signal.Signals(preempt.received).name
