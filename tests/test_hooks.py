@@ -1,0 +1,71 @@
+"""Hooks: what is reported, when, and what an evaluation decides."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.hooks import Evaluate, Log, Loop
+from deeplearn.optimizers import AdamW
+from deeplearn.report.progress import Pace
+from deeplearn.step import Control, TrainState
+from deeplearn.types import Mean
+
+
+def metrics(loss):
+    one = jnp.ones(())
+    return {"loss": Mean(jnp.asarray(loss), one), "skipped": Mean(jnp.zeros(()), one)}
+
+
+@pytest.fixture
+def loop():
+    experiment = Experiment(
+        name="example",
+        task=None,
+        train=None,
+        evaluation={"validation": None},
+        optimizer=AdamW(),
+        steps=8,
+        log_every=2,
+        evaluate_every=2,
+        early_stopping=EarlyStopping("validation/loss", patience=2),
+    )
+    zero = jnp.zeros((), jnp.int32)
+    return Loop(experiment, TrainState(zero, {}, {}, (), None, Control.initial()), 0)
+
+
+def test_a_row_is_reported_one_period_late_and_the_last_by_a_flush(loop):
+    seen = []
+    log = Log([lambda *row: seen.append(row)], lambda *row: None, Pace(8, 1))
+    for step in range(1, 6):
+        loop.step, loop.metrics = step, metrics(float(step))
+        log.after(loop)
+        assert [row[0] for row in seen] == list(range(2, step - 1, 2))
+    log.flush(loop)
+    log.flush(loop)
+    assert [(step, split, row["loss"]) for step, split, row in seen] == [
+        (2, "train", 2.0),
+        (4, "train", 4.0),
+    ]
+
+
+def test_the_best_evaluation_is_kept_and_bad_ones_are_counted(loop):
+    losses = iter([1.0, 3.0, 0.5, float("nan"), 0.75])
+    log = Log([], lambda *row: None, Pace(8, 1))
+    loop.experiment = dataclasses.replace(loop.experiment, steps=100)
+    evaluate = Evaluate(lambda variables, split: {"loss": next(losses)}, log)
+    found = []
+    for step in range(2, 12, 2):
+        loop.step = step
+        evaluate.after(loop)
+        control = loop.state.control
+        found.append((float(control.best), int(control.best_step), int(control.bad_evaluations)))
+    assert found == [(1.0, 2, 0), (1.0, 2, 1), (0.5, 6, 0), (0.5, 6, 1), (0.5, 6, 2)]
+    assert loop.stopping
+
+
+def test_a_metric_may_be_watched_for_its_maximum():
+    values = {"validation": {"accuracy": 0.75}}
+    assert EarlyStopping("validation/accuracy", "max").signed(values) == -0.75
+    assert EarlyStopping("validation/accuracy", "min").signed(values) == 0.75
