@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class Checkpoints:
         """
         metrics = None if watched is None else {"watched": watched}
         try:
-            self._manager.check_for_errors()
+            # Its thread may still be moving an old step out of the way.
+            self._manager.wait_until_finished()
             self._delete()
             if step not in self._manager.all_steps():
                 arguments = self._ocp.args.StandardSave(_storable(state))
@@ -95,9 +97,9 @@ class Checkpoints:
                 arguments = self._ocp.args.StandardRestore(_storable_shapes(target))
                 stored = self._manager.restore(candidate, args=arguments)
             except Exception as error:  # Orbax raises many types for a damaged directory
-                reasons[candidate] = str(error).strip().splitlines()[0][:160]
+                reasons[candidate] = _line(error)
                 continue
-            self._set_aside(list(reasons))
+            self._set_aside(reasons, candidate)
             key = jax.random.wrap_key_data(stored.rng)
             return dataclasses.replace(stored, rng=jax.device_put(key, target.rng.sharding))
         listed = "; ".join(f"step {candidate}: {reason}" for candidate, reason in reasons.items())
@@ -108,15 +110,29 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits for the saves under way and frees the threads."""
-        self._manager.close()
+        """Waits for the saves under way and frees the threads.
+
+        Raises `StorageError` where the last save failed.
+        """
+        try:
+            self._manager.close()
+        except (OSError, ValueError) as error:
+            raise StorageError(self._unwritable(error)) from error
         self._delete()
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Frees the numbers of unreadable steps, so that the run can save under them again."""
-        if self._owns and steps:
-            for step in steps:
-                (self.directory / str(step)).rename(self.directory / f"{step}.unreadable")
+    def _set_aside(self, reasons: dict[int, str], restored: int) -> None:
+        """Warns of unreadable steps and frees their numbers, so that the run can save there."""
+        for step, reason in reasons.items():
+            warnings.warn(
+                f"checkpoint {self.directory / str(step)} cannot be read ({reason});"
+                f" went back to step {restored}",
+                stacklevel=3,
+            )
+            if self._owns:
+                aside = self.directory / f"{step}.unreadable"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).rename(aside)
+        if self._owns and reasons:
             self._manager.reload()
 
     def _delete(self) -> None:
@@ -125,11 +141,15 @@ class Checkpoints:
             shutil.rmtree(self.directory / DELETED, ignore_errors=True)
 
     def _unwritable(self, error: Exception) -> str:
-        reason = str(error).strip().splitlines()[0][:200]
         return (
-            f"checkpoint in {self.directory} cannot be written: {reason}; free space, then start"
-            " again: the run goes on from the last whole checkpoint"
+            f"checkpoint in {self.directory} cannot be written: {_line(error)}; free space, then"
+            " start again: the run goes on from the last whole checkpoint"
         )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _storable(state: TrainState) -> TrainState:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deeplearn.data.dataset import Examples, Sequential
 from deeplearn.data.prefetch import prefetch
@@ -35,7 +35,9 @@ class Evaluator:
         def add(totals: dict[str, Mean], variables: Variables, batch: Batch) -> dict[str, Mean]:
             return jax.tree.map(jnp.add, totals, experiment.task.evaluate(variables, batch))
 
-        self._add = jax.jit(add, donate_argnums=0)
+        # Stated, so that the first call, on zeros, is the same program as the others.
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._add = jax.jit(add, donate_argnums=0, out_shardings=self._replicated)
 
     def __call__(self, variables: Variables, split: str) -> dict[str, float]:
         """The metrics of a split, each example counted once."""
@@ -44,7 +46,10 @@ class Evaluator:
         for batch in self._batches(dataset):
             if totals is None:
                 shapes = jax.eval_shape(self._task.evaluate, variables, batch)
-                totals = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+                totals = jax.device_put(
+                    jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
+                    self._replicated,
+                )
             totals = self._add(totals, variables, batch)
         return values(totals or {})
 

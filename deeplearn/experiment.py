@@ -93,6 +93,7 @@ class Experiment:
         periods = ("steps_per_call", "log_every", "evaluate_every", "save_every")
         for name in least_one + periods:
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
+        self._require(self.steps < 2**31, "steps", "must be below 2³¹")
         self._require(0 <= self.seed < 2**32, "seed", "must be in [0, 2³²)")
         self._require(self.skip_limit >= 0, "skip_limit", "must not be negative")
         call = self.steps_per_call

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplearn.checkpoint import Checkpoints
-from deeplearn.errors import NumericsError, UsageError
+from deeplearn.errors import NumericsError
 from deeplearn.evaluate import Evaluator, values
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.report.progress import Pace
@@ -26,9 +26,9 @@ from deeplearn.step import Metrics, TrainState, evaluation_variables
 class Loop:
     """What hooks see: the state after `step` updates and the metrics of the last of them.
 
-    A hook may replace `state.control`. It may set `stopping`, which finishes the run behind this
-    call, or `preempted`, which leaves it to be resumed. `results` are the latest metrics of each
-    split.
+    A hook ahead of the save may replace `state.control`. It may set `stopping`, which finishes the
+    run behind this call, or `preempted`, which leaves it to be resumed. `improved_at` is the step
+    of the best evaluation in this process. `results` are the latest metrics of each split.
     """
 
     experiment: Experiment
@@ -37,6 +37,7 @@ class Loop:
     metrics: Metrics | None = None
     stopping: bool = False
     preempted: bool = False
+    improved_at: int = -1
     results: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -127,16 +128,11 @@ class Evaluate(Hook):
 
     def _watch(self, loop: Loop, stop: EarlyStopping) -> None:
         control = loop.state.control
-        split, _, name = stop.metric.partition("/")
-        if name not in loop.results[split]:
-            known = ", ".join(f"{split}/{known}" for known in loop.results[split])
-            raise UsageError(
-                f"early_stopping.metric={stop.metric!r} is not measured; choose: {known}"
-            )
         value = stop.signed(loop.results)
         # NaN compares as not better, so it is never the best.
         if value < float(control.best):
             bad, best, best_step = 0, value, loop.step
+            loop.improved_at = loop.step
         else:
             bad = int(control.bad_evaluations) + 1
             best, best_step = float(control.best), int(control.best_step)
@@ -160,8 +156,7 @@ class Save(Hook):
 
     def after(self, loop: Loop) -> None:
         experiment = loop.experiment
-        watches = experiment.early_stopping is not None
-        best = watches and int(loop.state.control.best_step) == loop.step
+        best = loop.improved_at == loop.step
         if not (best or loop.preempted or loop.due(experiment.save_every)):
             return
         # Rows up to this step must be on disk before the step is: a resumed run keeps them.

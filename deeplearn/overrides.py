@@ -96,7 +96,7 @@ def _annotation(owner: Any, name: str) -> Any:
 def _parse(text: str, annotation: Any, current: Any, change: str) -> Any:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if _holds_text(annotation) and value is not None and not isinstance(value, str):
         value = text
@@ -120,7 +120,10 @@ def _fit(value: Any, annotation: Any) -> Any:
         and float in options
         and int not in options
     ):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # which is refused as every infinity is
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from deeplearn.data.prefetch import prefetch
 from deeplearn.data.stacked import Stacked
+from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment
 from deeplearn.sharding import (
     BATCH_AXIS,
@@ -38,6 +39,13 @@ class Program:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.mesh = make_mesh(experiment.mesh)
+        parts = experiment.microbatches * self.mesh.shape[BATCH_AXIS]
+        if experiment.batch_size % parts:
+            raise UsageError(
+                f"batch_size={experiment.batch_size} must be a multiple of {parts}:"
+                f" {experiment.microbatches} microbatches on {parts // experiment.microbatches}"
+                f" devices of mesh axis '{BATCH_AXIS}'"
+            )
         self.rows = process_rows(self.mesh, experiment.batch_size)
         self.dataset = experiment.train_dataset()
         self.optimizer = experiment.optimizer.build(experiment.steps)
@@ -54,6 +62,7 @@ class Program:
             abstract,
             self._shardings,
         )
+        self._check_watched()
 
     def init(self) -> TrainState:
         """The first state, made where it will live: no leaf is ever whole on one device."""
@@ -89,6 +98,19 @@ class Program:
             return to_devices(batch, sharding)
 
         return prefetch(dataset, self.rows, range(start, experiment.steps, steps), place)
+
+    def _check_watched(self) -> None:
+        """Refuses a watched metric that the evaluation does not measure."""
+        if (stop := self.experiment.early_stopping) is None:
+            return
+        variables = {"params": self.shapes.params, **self.shapes.collections}
+        measured = jax.eval_shape(self.experiment.task.evaluate, variables, self.example)
+        split, _, name = stop.metric.partition("/")
+        if name not in measured:
+            known = ", ".join(f"{split}/{metric}" for metric in measured)
+            raise UsageError(
+                f"early_stopping.metric={stop.metric!r} is not measured; choose one of: {known}"
+            )
 
     @property
     def _key(self) -> jax.Array:

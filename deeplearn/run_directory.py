@@ -15,17 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from deeplearn.errors import LockedError, ResumeError, StorageError, UsageError
 from deeplearn.experiment import Experiment, differences, record
 
 # What a start that came to nothing leaves behind.
-BEFORE_THE_RECORD = (".lock", "crash.txt", "checkpoints")
-# What a resumed run may change: none of these enters a number that training computes.
-FREE = ("log_every", "save_every", "keep", "evaluation_batch_size", "mesh", "rules", "overrides")
+BEFORE_THE_RECORD = (".lock", "crash.txt", "checkpoints", "experiment.json.tmp")
+# What a resumed run may change.
+FREE = ("log_every", "save_every", "keep", "rules", "overrides")
 # Without early stopping an evaluation only looks.
-FREE_WITHOUT_STOPPING = ("evaluate_every", "evaluation")
+FREE_WITHOUT_STOPPING = ("evaluate_every", "evaluation", "evaluation_batch_size")
 
 
 class RunDirectory:
@@ -92,6 +93,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "overrides": list(experiment.overrides),
         "record": record(experiment),
+        "devices": jax.device_count(),
         "digests": {split: source.digest for split, source in sources.items()},
     }
 
@@ -114,18 +116,27 @@ def refuse_differences(
 ) -> None:
     """Raises `ResumeError` where the experiment is not the one that the directory belongs to.
 
-    `done` is the number of steps already taken. Fields that enter no number may differ, and
-    `steps` may where the learning rate of every step taken stays the same.
+    `done` is the number of steps already taken. Fields that only look may differ. So may the mesh,
+    whose result agrees to rounding, but not with `per_device`, where it decides who draws what. So
+    may `steps`, where everything done so far would have been done alike.
     """
     new = describe(experiment)
-    free = FREE if experiment.early_stopping else FREE + FREE_WITHOUT_STOPPING
+    free = FREE
+    if not experiment.early_stopping:
+        free += FREE_WITHOUT_STOPPING
+    if not experiment.per_device:
+        free += ("mesh",)
+    if _may_be_longer(experiment, stored["record"], done):
+        free += ("steps",)
     found = differences(stored["record"], new["record"])
     found = [item for item in found if item[0].split(".")[0] not in free]
-    if _same_schedule(experiment, stored["record"]["steps"], done):
-        found = [item for item in found if item[0] != "steps"]
-    found += differences(
-        {"data train": stored["digests"].get("train")}, {"data train": new["digests"]["train"]}
-    )
+    if experiment.per_device:
+        found += differences({"devices": stored["devices"]}, {"devices": new["devices"]})
+    # Without early stopping no number of the run depends on the data of an evaluation.
+    splits = new["digests"] if experiment.early_stopping else ("train",)
+    for split in splits:
+        old, now = stored["digests"].get(split), new["digests"][split]
+        found += differences({f"data {split}": old}, {f"data {split}": now})
     if found:
         text = "; ".join(f"{field}: {old!r} there, {now!r} now" for field, old, now in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
@@ -135,12 +146,20 @@ def refuse_differences(
         )
 
 
-def _same_schedule(experiment: Experiment, old_steps: int, done: int) -> bool:
-    """Whether the steps taken so far had the learning rates that the new total gives them."""
+def _may_be_longer(experiment: Experiment, old: dict[str, Any], done: int) -> bool:
+    """Whether the steps taken so far are those that a run of the new length would have taken.
+
+    The learning rates must agree, and a finished run must have ended where its periods did: the
+    last step is logged and evaluated in any case.
+    """
     if experiment.steps < done:
         raise UsageError(
             f"steps={experiment.steps} is less than the {done} steps that the run has taken already"
         )
-    taken = jnp.arange(done)
-    rate = experiment.optimizer.learning_rate_at
-    return bool(jnp.array_equal(rate(taken, old_steps), rate(taken, experiment.steps)))
+    if experiment.steps == old["steps"]:
+        return True
+    periods = (old["log_every"], old["evaluate_every"] if experiment.evaluation else 1)
+    if done == old["steps"] and any(done % period for period in periods):
+        return False
+    taken, rate = jnp.arange(done), experiment.optimizer.learning_rate_at
+    return bool(jnp.array_equal(rate(taken, old["steps"]), rate(taken, experiment.steps)))

@@ -82,16 +82,25 @@ def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batc
 
 
 def state_shardings(state: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
-    """A `NamedSharding` for every leaf of an (abstract) state."""
+    """A `NamedSharding` for every leaf of an (abstract) state.
+
+    Raises `UsageError` for a rule that fits no leaf, or not the leaf that it finds.
+    """
+    used: set[str] = set()
 
     def sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = path_name(path)
         for pattern, partition in rules:
-            if re.search(pattern, name):
+            if _search(pattern, name):
+                used.add(pattern)
                 return NamedSharding(mesh, _spec(name, leaf.shape, partition, mesh))
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree_util.tree_map_with_path(sharding, state)
+    shardings = jax.tree_util.tree_map_with_path(sharding, state)
+    for pattern, _ in rules:
+        if pattern not in used:
+            raise UsageError(f"sharding rule '{pattern}' decides no leaf of the state; remove it")
+    return shardings
 
 
 def per_device(step: Callable, mesh: Mesh) -> Callable:
@@ -112,6 +121,13 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _search(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error as error:
+        raise UsageError(f"sharding rule '{pattern}' is no regular expression: {error}") from None
+
+
 def _spec(name: str, shape: tuple[int, ...], partition: Partition, mesh: Mesh) -> PartitionSpec:
     if partition == "fsdp":
         devices = mesh.shape[BATCH_AXIS]
@@ -125,6 +141,9 @@ def _spec(name: str, shape: tuple[int, ...], partition: Partition, mesh: Mesh) -
             f"sharding rule {partition!r} does not fit {name} of shape {shape}; give 'fsdp' or at"
             f" most {len(shape)} axis names"
         )
+    named = [axis_name for axis_name in partition if axis_name is not None]
+    if len(set(named)) < len(named):
+        raise UsageError(f"sharding rule {partition} for {name} uses a mesh axis twice")
     for size, axis_name in zip(shape, partition, strict=False):
         if axis_name is not None and size % mesh.shape.get(axis_name, size + 1):
             raise UsageError(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import importlib.util
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+
 from deeplearn import canary
 from deeplearn.checkpoint import Checkpoints
-from deeplearn.errors import Preempted, ResumeError, UsageError
+from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import Experiment
 from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
@@ -51,15 +53,17 @@ def train(
     `hooks` come behind the loop's own. Raises a `deeplearn.errors.Error` for whatever the user can
     mend; what can be known ahead of training is raised before anything is written.
     """
+    if jax.process_count() > 1:
+        raise UsageError("train runs in one process with all its devices; start it on one host")
     canary.check()
     experiment.validate()
     program = Program(experiment)
+    description = describe(experiment)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(RunDirectory(workdir)).path
         checkpoints = Checkpoints(directory / "checkpoints", experiment.keep)
         stack.callback(checkpoints.close)
         state = _first_state(program, directory, checkpoints)
-        description = describe(experiment)
         if stored_experiment(directory) != description:
             write_json(directory / "experiment.json", description)
         table = directory / "summary.txt"
@@ -88,10 +92,11 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
     if experiment is None:
         experiment = override(_source(stored["experiment"]), stored["overrides"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
-    done = max(checkpoints.steps(), default=0)
-    refuse_differences(directory, stored, experiment, done)
-    program = Program(experiment)
-    return _result(program, checkpoints.restore(program.shapes), checkpoints, directory)
+    with contextlib.closing(checkpoints):
+        done = max(checkpoints.steps(), default=0)
+        refuse_differences(directory, stored, experiment, done)
+        program = Program(experiment)
+        return _result(program, checkpoints.restore(program.shapes), checkpoints, directory)
 
 
 def _loop(
@@ -115,7 +120,12 @@ def _loop(
 
         def flush(loop: Loop) -> None:
             log.flush(loop)
+            failures = rows.failures
             rows.flush(sync=True)
+            if rows.failures > failures:
+                raise StorageError(
+                    f"{rows.path} cannot be written: {rows.error}; free space, then start again"
+                )
             timing.flush()
 
         # The order is a contract. The step is dispatched first, so that the devices work while the
@@ -137,11 +147,6 @@ def _loop(
             if loop.last or loop.preempted:
                 break
         checkpoints.wait()
-        for name, log_file in (("metrics.jsonl", rows), ("timing.jsonl", timing)):
-            if log_file.failures:
-                progress.note(
-                    f"{name} could not be written {log_file.failures} times: {log_file.error}"
-                )
         if loop.preempted and not loop.last:
             assert preempt.received is not None
             name = signal.Signals(preempt.received).name
@@ -183,9 +188,12 @@ def _result(program: Program, state: TrainState, checkpoints: Checkpoints, direc
 
 
 def _close(run: Run, seconds: float, trained: bool) -> None:
-    """Writes the receipt, unless a finished run was only started again, and shows the end."""
+    """Writes the receipt, unless a finished run was only started again, and shows the end.
+
+    `seconds` are those of this start; a run may have had others before.
+    """
     path = run.workdir / "receipt.json"
-    if trained or not path.exists():
+    if trained or not path.exists() or read_json(path)["steps"] != int(run.state.step):
         write_json(path, receipt(run.experiment.name, run.state, run.metrics, seconds))
     else:
         seconds = read_json(path)["seconds"]
@@ -195,10 +203,9 @@ def _close(run: Run, seconds: float, trained: bool) -> None:
 
 def _source(name: str) -> Experiment:
     """The experiment that a module of `experiments` describes."""
-    try:
-        module = importlib.import_module(f"experiments.{name}")
-    except ModuleNotFoundError:
+    path = f"experiments.{name}"
+    if not all(importlib.util.find_spec(part) for part in ("experiments", path)):
         raise UsageError(
             f"there is no experiments/{name}.py; give the experiment: load(workdir, experiment)"
-        ) from None
-    return module.experiment()
+        )
+    return importlib.import_module(path).experiment()

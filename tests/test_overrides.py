@@ -96,6 +96,8 @@ def test_the_original_is_unchanged(experiment):
         ("steps.more=1", "no field 'more'"),
         ("optimizer.learning_rate=nan", "expected float"),
         ("optimizer.learning_rate=1e999", "expected float"),
+        ("optimizer.learning_rate=1" + "0" * 400, "expected float"),
+        ("steps={[1]:2}", "expected int, got str"),
         ("optimizer.learning_rate=fast", "expected float, got str 'fast'"),
         ("task.model.hidden=64", "expected tuple[int, ...], got int 64"),
         ("task.model.hidden=(64,'a')", "expected tuple[int, ...]"),

@@ -24,6 +24,7 @@ import jax
 sys.path.insert(0, "tests")
 from families import STEPS, family
 from deeplearn.hooks import Hook
+from deeplearn.report.receipt import state_sha256
 from deeplearn.train import train
 
 name, directory = sys.argv[1], Path(sys.argv[2])
@@ -31,9 +32,11 @@ jax.config.update("jax_compilation_cache_dir", str(directory / "cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 class Kill(Hook):
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, workdir, step):
+        self.workdir, self.step = workdir, step
     def after(self, loop):
+        if loop.step == STEPS:  # the end of the run; its result is the best step
+            (self.workdir / "final").write_text(state_sha256(loop.state))
         if loop.step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -41,7 +44,7 @@ def attempt(workdir, kill_at):
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        train(family(name), workdir, hooks=[Kill(kill_at)])
+        train(family(name), workdir, hooks=[Kill(workdir, kill_at)])
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -72,6 +75,8 @@ def test_a_killed_run_equals_the_undisturbed_one_to_the_bit(name, tmp_path):
     )
     assert killed["state_sha256"] == whole["state_sha256"]
     assert killed["metrics"] == whole["metrics"]
+    finals = [(tmp_path / run / "final").read_text() for run in ("killed", "whole")]
+    assert finals[0] == finals[1]
     rows = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("killed", "whole")]
     assert rows[0] == rows[1] and rows[0].count(b"\n") == STEPS // 4 + STEPS // 6
 

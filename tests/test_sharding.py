@@ -60,12 +60,20 @@ def test_fsdp_takes_the_largest_axis_that_divides_and_leaves_small_leaves_whole(
         (("data", None), "cannot split"),
         (("rows", None), "cannot split"),
         ("zero", "'zero' does not fit"),
+        (("model", "model"), "uses a mesh axis twice"),
     ],
 )
 def test_a_rule_that_does_not_fit_names_the_leaf(partition, message):
     with pytest.raises(UsageError, match=message) as caught:
         specs((("kernel", partition),), kernel=(6, 8))
     assert "kernel" in str(caught.value)
+
+
+def test_a_rule_that_decides_nothing_or_cannot_be_read_is_refused():
+    with pytest.raises(UsageError, match="'bais' decides no leaf"):
+        specs((("bais", "fsdp"),), kernel=(6, 8))
+    with pytest.raises(UsageError, match="is no regular expression"):
+        specs((("(", "fsdp"),), kernel=(6, 8))
 
 
 COMMON = """

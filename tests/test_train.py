@@ -173,7 +173,7 @@ def test_early_stopping_ends_the_run_at_its_best(experiment, tmp_path):
 
 def test_a_metric_that_is_not_measured_cannot_be_watched(experiment, tmp_path):
     watching = dataclasses.replace(experiment, early_stopping=EarlyStopping("test/f1"))
-    with pytest.raises(UsageError, match="'test/f1' is not measured; choose: test/"):
+    with pytest.raises(UsageError, match="'test/f1' is not measured; choose one of: test/"):
         train(watching, tmp_path / "run")
 
 
@@ -298,3 +298,26 @@ def test_a_bad_label_in_a_later_batch_is_found_before_its_step(experiment, tmp_p
     label[17] = 9
     with pytest.raises(DataError, match="label"):
         train(dataclasses.replace(experiment, train=data(label=label)), tmp_path / "run")
+
+
+def test_a_start_that_came_to_nothing_does_not_stand_in_the_way(experiment, tmp_path):
+    directory = tmp_path / "run"
+    (directory / "checkpoints").mkdir(parents=True)
+    for name in (".lock", "crash.txt", "experiment.json.tmp"):
+        (directory / name).write_text("")
+    assert int(train(experiment, directory).state.step) == 20
+
+
+def test_a_run_that_ended_between_its_periods_cannot_be_made_longer(experiment, tmp_path):
+    """Its last step was logged and evaluated out of turn, which a longer run would not do."""
+    odd = dataclasses.replace(experiment, optimizer=AdamW(schedule=Constant()), log_every=7)
+    train(odd, tmp_path / "run")
+    with pytest.raises(ResumeError, match="steps: 20 there, 30 now"):
+        train(dataclasses.replace(odd, steps=30), tmp_path / "run")
+
+
+def test_microbatches_must_divide_the_rows_of_every_device(experiment, tmp_path):
+    wrong = dataclasses.replace(experiment, microbatches=8, mesh=(("data", 1),))
+    assert int(train(wrong, tmp_path / "run").state.step) == 20
+    with pytest.raises(UsageError, match="must be a multiple of"):
+        dataclasses.replace(experiment, microbatches=3).validate()
