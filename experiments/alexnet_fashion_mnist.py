@@ -24,7 +24,7 @@ def experiment() -> Experiment:
         evaluation={"validation": Split(TRAIN, 0.95, 1.0), "test": TEST},
         augment=(RandomCrop(1, fill=-0.286 / 0.353), RandomFlip()),
         optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=400), weight_decay=0.05),
-        steps=5400,
+        steps=3600,
         batch_size=128,
         log_every=50,
         evaluate_every=900,
