@@ -121,7 +121,7 @@ def refuse_differences(
     may `steps`, where everything done so far would have been done alike.
     """
     new = describe(experiment)
-    free = FREE
+    free: tuple[str, ...] = FREE
     if not experiment.early_stopping:
         free += FREE_WITHOUT_STOPPING
     if not experiment.per_device:
