@@ -83,17 +83,14 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         return contents
 
     def _downloaded(self, dl_manager: Any) -> dict[str, Path]:
-        """The files from the stock address, checked by TFDS; nothing where that fails."""
+        """The files from the stock address, checked by TFDS; nothing where it does not answer."""
         request = urllib.request.Request(f"{self.url}{next(iter(self.sha256))}.gz", method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
                 pass
         except OSError:  # no network, no such host, an HTTP error, a timeout
             return {}
-        try:
-            return dl_manager.download({name: f"{self.url}{name}.gz" for name in self.sha256})
-        except Exception:  # TFDS raises many types; a file cut short or changed is one of them
-            return {}
+        return dl_manager.download({name: f"{self.url}{name}.gz" for name in self.sha256})
 
     def _found(self, dl_manager: Any) -> dict[str, Path]:
         """The files in the first directory that has them all."""
