@@ -1,4 +1,9 @@
-"""AlexNet on ImageNet, the recipe of 2012: 90 epochs, the learning rate divided by 10 thrice."""
+"""AlexNet on ImageNet, the recipe of 2012: 90 epochs, the learning rate divided by 10 thrice.
+
+    ./launch.sh train --experiment=alexnet_imagenet
+
+Not run in full: tested on mock data, shrunk.
+"""
 
 from deeplearn.data.image import RandomFlip
 from deeplearn.data.stream import TfdsImages

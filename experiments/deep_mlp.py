@@ -1,4 +1,10 @@
-"""128 hidden layers on the digits: trains with residual connections, and not without them."""
+"""128 hidden layers on the digits: trains with residual connections, and not without them.
+
+    ./launch.sh train --experiment=deep_mlp
+
+19 s on 2 CPU cores. Test accuracy 96.5 ± 0.8 % (3 seeds); with
+`--set task.model.residual=False` 31 ± 6 %.
+"""
 
 from deeplearn.data.bundled import Bundled
 from deeplearn.experiment import Experiment

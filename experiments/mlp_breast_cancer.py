@@ -1,4 +1,10 @@
-"""A multilayer perceptron with a sigmoid head: is a breast tumour benign? 30 measured features."""
+"""A multilayer perceptron with a sigmoid head: is a breast tumour benign? 30 measured features.
+
+    ./launch.sh train --experiment=mlp_breast_cancer
+
+3 s on 2 CPU cores. Test accuracy 97.0 ± 0.7 % (5 seeds) on the split `test` of `Bundled`, 101
+examples; logistic regression reaches 97.0 % and a support vector machine 98.0 %.
+"""
 
 from deeplearn.data.bundled import Bundled
 from deeplearn.experiment import Experiment

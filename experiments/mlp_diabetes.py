@@ -1,4 +1,10 @@
-"""A multilayer perceptron that predicts the progression of diabetes after a year: regression."""
+"""A multilayer perceptron that predicts the progression of diabetes after a year: regression.
+
+    ./launch.sh train --experiment=mlp_diabetes
+
+7 s on 2 CPU cores. Mean absolute error on the test split 46.1 ± 1.8 (5 seeds, 83 examples) in the
+unit of the target; ridge regression reaches 45.7, the mean of the training targets 67.1.
+"""
 
 from deeplearn.data.bundled import DIABETES_TARGET_MEAN, DIABETES_TARGET_STD, Bundled
 from deeplearn.experiment import EarlyStopping, Experiment

@@ -1,4 +1,9 @@
-"""ResNet-20 on CIFAR-10, the recipe of the paper: 64,000 steps, flips and crops."""
+"""ResNet-20 on CIFAR-10, the recipe of the paper: 64,000 steps, flips and crops.
+
+    ./launch.sh train --experiment=resnet_cifar10
+
+Not run in full: tested on mock data, shrunk.
+"""
 
 from deeplearn.data.image import RandomCrop, RandomFlip
 from deeplearn.data.tfds import Tfds

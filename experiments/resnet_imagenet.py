@@ -1,4 +1,9 @@
-"""ResNet-50 on ImageNet in bfloat16: 90 epochs of SGD with warm-up and a cosine."""
+"""ResNet-50 on ImageNet in bfloat16: 90 epochs of SGD with warm-up and a cosine.
+
+    ./launch.sh train --experiment=resnet_imagenet
+
+Not run in full: tested on mock data, shrunk.
+"""
 
 from deeplearn.data.image import RandomFlip
 from deeplearn.data.stream import TfdsImages
