@@ -93,7 +93,7 @@ def loop_overhead(rounds: int = 7) -> Row:
 
 def batcher() -> Row:
     """Shuffled batches of 64 images of 28×28 against grain.DataLoader, which reads by record."""
-    import grain
+    import grain.python as grain  # the DataLoader lives there
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()

@@ -1,4 +1,10 @@
-"""AlexNet, narrowed to 28×28 grey images, on Fashion-MNIST."""
+"""AlexNet, narrowed to 28×28 grey images, on Fashion-MNIST.
+
+    ./launch.sh train --experiment=alexnet_fashion_mnist
+
+11 minutes on 2 CPU cores that were partly shared. Test accuracy 90.5 % (one seed, 95 % bootstrap
+interval 89.9 to 91.1): 8 epochs are too few, the loss was still falling.
+"""
 
 from deeplearn.data.image import RandomCrop, RandomFlip
 from deeplearn.data.split import Split

@@ -1,4 +1,10 @@
-"""A multilayer perceptron on Fashion-MNIST: what pixels without structure can give."""
+"""A multilayer perceptron on Fashion-MNIST: what pixels without structure can give.
+
+    ./launch.sh train --experiment=mlp_fashion_mnist
+
+About 2 minutes on 2 CPU cores that were shared. Test accuracy 90.2 % (one seed, 95 % bootstrap
+interval 89.6 to 90.7).
+"""
 
 from deeplearn.data.split import Split
 from deeplearn.data.tfds import Tfds
