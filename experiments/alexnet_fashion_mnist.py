@@ -2,7 +2,7 @@
 
     ./launch.sh train --experiment=alexnet_fashion_mnist
 
-11 minutes on 2 CPU cores that were partly shared. Test accuracy 90.5 % (one seed, 95 % bootstrap
+12 minutes on 2 CPU cores that were partly shared. Test accuracy 90.5 % (one seed, 95 % bootstrap
 interval 89.9 to 91.1): 8 epochs are too few, the loss was still falling.
 """
 
