@@ -145,7 +145,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
         "SYS-1",
         lambda: race(
             "SYS-1",
-            "MLP 16-32-2 B32, 100 steps a call",
+            "MLP 16-32-2 B32, 1000 steps a call",
             MLP(hidden=(32,), outputs=2),
             lambda: torch_mlp(16, 32, 2),
             (32, 16),
@@ -159,7 +159,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
         "SYS-2",
         lambda: race(
             "SYS-2",
-            "MLP 784-128-10 B64",
+            "MLP 784-128-10 B64, 100 steps a call",
             MLP(hidden=(128,), outputs=10),
             lambda: torch_mlp(784, 128, 10),
             (64, 784),
