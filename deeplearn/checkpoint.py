@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ DELETED = "deleted"
 class Checkpoints:
     """The checkpoints of one run directory.
 
-    `keep` is the number of latest steps kept; the step with the smallest watched value is kept too.
+    `keep` is the number of latest steps kept; the best step of the state saved last is kept too.
     `read_only` leaves every file alone: another process may be training in the directory.
     """
 
@@ -35,18 +36,15 @@ class Checkpoints:
         # Orbax logs each phase of each save and warns of its own defaults; errors still come.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp = ocp
-        # `best_fn` with `max_to_keep` would delete the newest step when it is not the best.
-        best = managers.BestN(
-            get_metric_fn=lambda metrics: -metrics["watched"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         self.directory = directory.resolve()
         self._owns = not read_only
+        # Orbax forgets which step was the best when a run is resumed; the state does not.
+        self._best = _OneStep()
+        kept = [managers.LatestN(keep), self._best]
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                preservation_policy=managers.AnyPreservationPolicy(kept),
                 # Without a rename first, a stop during a deletion leaves a broken step listed.
                 todelete_subdir=DELETED,
                 cleanup_tmp_directories=not read_only,
@@ -60,19 +58,19 @@ class Checkpoints:
         """The complete steps on disk, oldest first."""
         return sorted(self._manager.all_steps(read=True))
 
-    def save(self, step: int, state: TrainState, watched: float | None = None) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Starts to write the state; returns once it is copied, so its buffers may be donated.
 
         Raises `StorageError` where this save, or the one before, cannot be written.
         """
-        metrics = None if watched is None else {"watched": watched}
         try:
             # Its thread may still be moving an old step out of the way.
             self._manager.wait_until_finished()
             self._delete()
+            self._best.step = int(state.control.best_step)
             if step not in self._manager.all_steps():
                 arguments = self._ocp.args.StandardSave(_storable(state))
-                self._manager.save(step, args=arguments, metrics=metrics, force=True)
+                self._manager.save(step, args=arguments, force=True)
         except (OSError, ValueError) as error:
             raise StorageError(self._unwritable(error)) from error
 
@@ -145,6 +143,15 @@ class Checkpoints:
             f"checkpoint in {self.directory} cannot be written: {_line(error)}; free space, then"
             " start again: the run goes on from the last whole checkpoint"
         )
+
+
+class _OneStep:
+    """An Orbax preservation policy: keeps one step, which may change."""
+
+    step = -1
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 def _line(error: Exception) -> str:

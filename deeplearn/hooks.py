@@ -162,8 +162,7 @@ class Save(Hook):
         # Rows up to this step must be on disk before the step is: a resumed run keeps them.
         self._flush(loop)
         raise_if_halted(loop)
-        watched = float(loop.state.control.best) if best else None
-        self._checkpoints.save(loop.step, loop.state, watched)
+        self._checkpoints.save(loop.step, loop.state)
 
 
 class Preempt(Hook):

@@ -113,8 +113,8 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
-    gradient_norm = optax.tree.norm(gradients)
-    finite = _finite((loss.total, gradient_norm, optax.tree.norm(updates), collections))
+    gradient_norm = _norm(gradients)
+    finite = _finite((loss.total, gradient_norm, _norm(updates), collections))
     running = state.control.halted_at < 0
     skipped = state.control.skipped + jnp.where(running & ~finite, 1, 0)
     halts = running & (skipped > skip_limit)
@@ -208,6 +208,19 @@ def _divide(weighted: PyTree, weight: Array) -> PyTree:
     """Σ weight·gradient over Σ weight, and 0 where there is no weight."""
     scale = jnp.where(weight > 0, 1.0 / jnp.maximum(weight, 1e-30), 0.0)
     return jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), weighted)
+
+
+def _norm(tree: PyTree) -> Array:
+    """The root of the sum of squares of all leaves, in fp32."""
+
+    def squares(leaf: Array) -> Array:
+        leaf = jnp.square(leaf.astype(jnp.float32))
+        if leaf.ndim > 1 and jax.default_backend() == "cpu":
+            # XLA sums one number after the other: 100,000 in 120 µs, as a matrix product 27 µs.
+            leaf = leaf.reshape(-1, leaf.shape[-1]) @ jnp.ones(leaf.shape[-1], jnp.float32)
+        return leaf.sum()
+
+    return jnp.sqrt(sum(squares(leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _finite(tree: PyTree) -> Array:

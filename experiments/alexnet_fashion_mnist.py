@@ -6,7 +6,7 @@
 interval 89.9 to 91.1): the test loss was still falling.
 """
 
-from deeplearn.data.image import RandomCrop, RandomFlip
+from deeplearn.data.image import RandomFlip
 from deeplearn.data.split import Split
 from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
@@ -28,11 +28,13 @@ def experiment() -> Experiment:
         task=Classification(MODEL),
         train=Split(TRAIN, 0.0, 0.95),
         evaluation={"validation": Split(TRAIN, 0.95, 1.0), "test": TEST},
-        augment=(RandomCrop(1, fill=-0.286 / 0.353), RandomFlip()),
-        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=400), weight_decay=0.05),
-        steps=3600,
-        batch_size=128,
-        log_every=50,
-        evaluate_every=900,
-        save_every=900,
+        augment=(RandomFlip(),),
+        optimizer=AdamW(
+            learning_rate=1e-3, schedule=Cosine(warmup=800), weight_decay=0.05, ema_decay=0.998
+        ),
+        steps=16000,
+        batch_size=64,
+        log_every=100,
+        evaluate_every=4000,
+        save_every=4000,
     )

@@ -6,7 +6,7 @@
 interval 92.5 to 93.5): the test loss was still falling.
 """
 
-from deeplearn.data.image import RandomCrop, RandomFlip
+from deeplearn.data.image import RandomFlip
 from deeplearn.data.split import Split
 from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
@@ -25,17 +25,17 @@ def experiment() -> Experiment:
         task=Classification(ResNet(depth=8, width=32, outputs=10), smoothing=0.1),
         train=Split(TRAIN, 0.0, 0.95),
         evaluation={"validation": Split(TRAIN, 0.95, 1.0), "test": TEST},
-        augment=(RandomCrop(2, fill=-0.286 / 0.353), RandomFlip()),
+        augment=(RandomFlip(),),
         optimizer=SGD(
             learning_rate=0.1,
             nesterov=True,
-            schedule=Cosine(warmup=400),
+            schedule=Cosine(warmup=800),
             weight_decay=5e-4,
-            ema_decay=0.995,
+            ema_decay=0.998,
         ),
-        steps=6000,
-        batch_size=128,
-        log_every=50,
-        evaluate_every=1500,
-        save_every=500,
+        steps=16000,
+        batch_size=64,
+        log_every=100,
+        evaluate_every=4000,
+        save_every=1000,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from deeplearn.data.image import RandomCrop, RandomFlip
@@ -37,8 +39,24 @@ MODELS = {
 }
 
 
+# A family under another rule of the loop: more steps a call; a watched metric that turns worse
+# with every evaluation, since a loss that falls is what it calls worse.
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "mlp_three_steps_a_call": ("mlp", {"steps_per_call": 3, "log_every": 6}),
+    "mlp_stopped_early": (
+        "mlp",
+        {"early_stopping": EarlyStopping("validation/loss", patience=2, mode="max")},
+    ),
+}
+
+
 def family(name: str) -> Experiment:
     """Shuffling, augmentation, dropout or BatchNorm, EMA, clipping, a schedule, early stopping."""
+    base, changes = VARIANTS.get(name, (name, {}))
+    return dataclasses.replace(_family(base), name=name, **changes)
+
+
+def _family(name: str) -> Experiment:
     data = images(40, 16)
     common = {"schedule": Cosine(warmup=5), "ema_decay": 0.9, "clip_norm": 1.0}
     return Experiment(

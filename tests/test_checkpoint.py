@@ -1,5 +1,6 @@
 """Checkpoints: what comes back, what is kept, and what a damaged one does."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -63,10 +64,13 @@ def test_a_save_holds_the_state_of_its_moment_though_its_buffers_are_donated(
 
 
 def test_the_latest_and_the_best_are_kept_and_the_rest_is_gone(tmp_path, state):
-    checkpoints = Checkpoints(tmp_path / "c", keep=2)
-    for step, watched in enumerate([3.0, 1.0, None, 2.0, None, None]):
-        checkpoints.save(step, state, watched)
-    checkpoints.close()
+    """Also where the process that saves is not the one that saved the best."""
+    for start, best_steps in ((0, [0, 1, 1]), (3, [1, 1, 1])):
+        checkpoints = Checkpoints(tmp_path / "c", keep=2)
+        for step, best in enumerate(best_steps, start):
+            control = dataclasses.replace(state.control, best_step=jnp.asarray(best, jnp.int32))
+            checkpoints.save(step, dataclasses.replace(state, control=control))
+        checkpoints.close()
     assert Checkpoints(tmp_path / "c", read_only=True).steps() == [1, 4, 5]
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "4", "5"]
 

@@ -77,7 +77,7 @@ def test_a_rule_that_decides_nothing_or_cannot_be_read_is_refused():
 
 
 COMMON = """
-import dataclasses, sys
+import dataclasses
 import jax, numpy as np
 from deeplearn.data.memory import Arrays
 from deeplearn.experiment import Experiment
@@ -90,6 +90,7 @@ generator = np.random.default_rng(0)
 data = Arrays({
     "x": generator.normal(size=(64, 12)).astype(np.float32),
     "label": generator.integers(0, 3, 64),
+    "mask": generator.uniform(0.1, 1.0, 64).astype(np.float32),
 })
 base = Experiment(
     name="example", task=Classification(MLP(hidden=(128, 128), outputs=3)), train=data,
@@ -145,11 +146,53 @@ def test_every_placement_gives_the_result_of_one_device(run_on_devices, referenc
 check("data", "{reference}")
 check("per_device", "{reference}", per_device=True)
 check("microbatches", "{reference}", microbatches=2)
+check("steps_per_call", "{reference}", steps_per_call=3)
+check("per_device steps_per_call", "{reference}", per_device=True, steps_per_call=3)
+check("per_device microbatches", "{reference}", per_device=True, microbatches=2)
 """
     output = run_on_devices(devices, COMMON + AGREES + script)
     # Data parallelism needs one kind of collective.
     for name in ("data", "per_device", "microbatches"):
         assert f"{name} ['all-reduce']" in output
+
+
+def test_batch_statistics_of_devices_are_averaged(run_on_devices):
+    """With `per_device` each device normalizes by its own rows; the statistics are means."""
+    script = """
+from deeplearn.models.mlp import MLP
+task = Classification(MLP(hidden=(8,), outputs=3, normalization="batch"))
+program = Program(dataclasses.replace(base, task=task, per_device=True))
+state, batch = program.init(), next(program.batches(0))
+host = jax.device_get(batch)
+half = jax.jit(task.loss)
+parts = [
+    half({"params": state.params, **state.collections}, jax.tree.map(lambda x: x[rows], host),
+         jax.random.key(0))[1].mutated
+    for rows in (slice(0, 8), slice(8, 16))
+]
+parts = jax.device_get(parts)
+assert not np.allclose(*map(lambda part: jax.tree.leaves(part)[0], parts))
+new, _ = program.compile(batch)(state, batch)
+expected = jax.tree.map(lambda one, two: (one + two) / 2, *parts)
+jax.tree.map(
+    lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6),
+    jax.device_get(new.collections), dict(expected),
+)
+"""
+    run_on_devices(2, COMMON + script)
+
+
+def test_microbatches_must_divide_the_rows_of_every_device(run_on_devices):
+    script = """
+from deeplearn.errors import UsageError
+Program(dataclasses.replace(base, microbatches=8))
+try:
+    Program(dataclasses.replace(base, microbatches=16))
+except UsageError as error:
+    print(error)
+"""
+    output = run_on_devices(2, COMMON + script)
+    assert "batch_size=16 must be a multiple of 32: 16 microbatches on 2 devices" in output
 
 
 def test_fsdp_splits_the_state_and_gives_the_result_of_one_device(run_on_devices, reference):

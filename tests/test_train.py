@@ -314,10 +314,3 @@ def test_a_run_that_ended_between_its_periods_cannot_be_made_longer(experiment, 
     train(odd, tmp_path / "run")
     with pytest.raises(ResumeError, match="steps: 20 there, 30 now"):
         train(dataclasses.replace(odd, steps=30), tmp_path / "run")
-
-
-def test_microbatches_must_divide_the_rows_of_every_device(experiment, tmp_path):
-    wrong = dataclasses.replace(experiment, microbatches=8, mesh=(("data", 1),))
-    assert int(train(wrong, tmp_path / "run").state.step) == 20
-    with pytest.raises(UsageError, match="must be a multiple of"):
-        dataclasses.replace(experiment, microbatches=3).validate()
