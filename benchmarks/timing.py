@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 WARM_UP_SECONDS = 1.0
+ROUND_SECONDS = 0.2
+"""A round is at least so long: idle threads of one side spin for milliseconds into the other's."""
 NOISY = 0.1
 """Where the peer's rounds spread more than this around their median, the row is marked."""
 
@@ -50,18 +52,17 @@ def compare(
     rounds: int = 9,
 ) -> Row:
     """Times `ours` and `peer` in turn; each call makes the number of steps in `steps` and waits."""
-    for function in (ours, peer):
-        end = time.perf_counter() + WARM_UP_SECONDS
-        while time.perf_counter() < end:
-            function()
+    repeats = [_warm_up(function) for function in (ours, peer)]
     walls: list[list[float]] = [[], []]
     cpus: list[list[float]] = [[], []]
     for _ in range(rounds):
         for side, function in enumerate((ours, peer)):
             cpu, wall = time.process_time(), time.perf_counter()
-            function()
-            walls[side].append((time.perf_counter() - wall) / steps[side])
-            cpus[side].append((time.process_time() - cpu) / steps[side])
+            for _ in range(repeats[side]):
+                function()
+            count = repeats[side] * steps[side]
+            walls[side].append((time.perf_counter() - wall) / count)
+            cpus[side].append((time.process_time() - cpu) / count)
     ratios = [theirs / mine for mine, theirs in zip(*walls, strict=True)]
     middle = statistics.median(walls[1])
     quartiles = statistics.quantiles(walls[1], n=4)
@@ -78,6 +79,15 @@ def compare(
         goal=goal,
         noisy=(quartiles[2] - quartiles[0]) / middle > NOISY,
     )
+
+
+def _warm_up(function: Callable[[], object]) -> int:
+    """Calls a function for a while, and says how many calls make up a round."""
+    began, calls = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - began) < WARM_UP_SECONDS:
+        function()
+        calls += 1
+    return max(1, round(calls * ROUND_SECONDS / seconds))
 
 
 def table(rows: Sequence[Row]) -> str:

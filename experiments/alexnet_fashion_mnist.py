@@ -2,8 +2,8 @@
 
     ./launch.sh train --experiment=alexnet_fashion_mnist
 
-12 minutes on 2 CPU cores that were partly shared. Test accuracy 90.5 % (one seed, 95 % bootstrap
-interval 89.9 to 91.1): the test loss was still falling.
+23 minutes on 2 CPU cores that other programs used too. Test accuracy 92.7 % (one seed, 95 %
+bootstrap interval 92.2 to 93.2). After 8 epochs with random crops it was 90.5 %.
 """
 
 from deeplearn.data.image import RandomFlip
