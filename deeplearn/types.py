@@ -62,3 +62,17 @@ class Aux:
     weight: Array
     metrics: dict[str, Mean]
     mutated: Variables
+
+
+@struct.dataclass
+class Context:
+    """What a sequence mixer knows of its tokens beside their features.
+
+    `segments` int32 (B, T) numbers the documents of a row from 1 on; 0 is padding; None means one
+    document without padding. `positions` int32 (B or 1, T) are places within the document; where
+    there are segments, position 0 begins a document anew. `train` is static.
+    """
+
+    segments: Array | None
+    positions: Array
+    train: bool = struct.field(pytree_node=False, default=False)
