@@ -76,3 +76,13 @@ class Context:
     segments: Array | None
     positions: Array
     train: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def resets(self) -> Array | None:
+        """Where a document begins: bool (B, T); None where there are no segments."""
+        return None if self.segments is None else (self.positions == 0) & (self.segments > 0)
+
+    @property
+    def holds(self) -> Array | None:
+        """Where padding leaves the state as it was: bool (B, T); None without segments."""
+        return None if self.segments is None else self.segments == 0
