@@ -201,7 +201,7 @@ class SequenceModel(nn.Module):
                 positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
             context, end = Context(None, positions, train), None
         else:
-            context, end = _place(tokens, carry, segments, positions, train)
+            context, end = place(tokens, carry, segments, positions, train)
         x = self.embedding(tokens)
         if self.learned_positions:
             x = x + jnp.broadcast_to(self.position(context.positions), x.shape)
@@ -259,7 +259,7 @@ class SequenceModel(nn.Module):
             )
 
 
-def _place(
+def place(
     tokens: Array,
     carry: Carry | None,
     segments: Array | None,
