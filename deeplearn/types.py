@@ -10,6 +10,7 @@ The axis alphabet is the same in every docstring, comment and einsum string of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +44,27 @@ class Mean:
         return cls(jnp.where(mask > 0, values * mask, 0.0).sum(), mask.sum())
 
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.weight + other.weight)
+        return type(self)(self.total + other.total, self.weight + other.weight)
 
     @property
     def value(self) -> Array:
         """Total over weight; 0 where the weight is 0."""
         return jnp.where(self.weight > 0, self.total / jnp.maximum(self.weight, 1e-30), 0.0)
+
+    @staticmethod
+    def shown(mean: float) -> float:
+        """What is reported of the mean on the host: the mean itself."""
+        return mean
+
+
+@struct.dataclass
+class ExponentialMean(Mean):
+    """A mean that is reported as its exponential, such as perplexity of nats."""
+
+    @staticmethod
+    def shown(mean: float) -> float:
+        """e^mean; infinite where that exceeds a float."""
+        return math.exp(mean) if mean < 700.0 else math.inf
 
 
 @struct.dataclass
