@@ -39,6 +39,11 @@ class Carry:
     position: Array
     layers: PyTree
 
+    def take(self, rows: Array) -> Carry:
+        """The carry of `rows` (B',) in that order; a row may be taken more than once."""
+        layers = jax.tree.map(lambda leaf: leaf[:, rows], self.layers)
+        return Carry(self.segment[rows], self.position[rows], layers)
+
 
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + feed_forward(norm(x)): (B, T, D), carry → (B, T, D), carry.
