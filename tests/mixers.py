@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deeplearn.layers.attention import Attention
+from deeplearn.models.lstm import LSTM
+from deeplearn.models.rnn import RNN, MinGRU
 from deeplearn.models.sequence import Block, SequenceModel
 
 VOCABULARY = 32
@@ -26,4 +28,8 @@ MODELS: dict[str, Callable[[], SequenceModel]] = {
         learned_positions=True,
         max_length=4096,
     ),
+    "rnn": lambda: model(Block(RNN(WIDTH))),
+    "stacked_rnn": lambda: model(Block(RNN(WIDTH), None, None, False), normalization=None),
+    "lstm": lambda: model(Block(LSTM(WIDTH))),
+    "mingru": lambda: model(Block(MinGRU(WIDTH))),
 }
