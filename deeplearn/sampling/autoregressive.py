@@ -13,10 +13,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct
 
 from deeplearn.errors import UsageError
@@ -43,8 +45,7 @@ class Request:
 class State:
     """Where decoding stands: the carry, and of each row the last token, which it has not read.
 
-    `seen` (bool, (B, V)) are the tokens of a row so far, where the sampler asks for them; `index`
-    counts the tokens drawn.
+    `seen` (bool, (B, V)) are the tokens of a row so far, `index` counts the tokens drawn.
     """
 
     carry: PyTree
@@ -52,15 +53,15 @@ class State:
     done: Array
     keys: Array
     index: Array
-    seen: Array | None
+    seen: Array
 
 
-def step_of(model: SequenceModel, variables: Variables) -> Step:
-    """The step of a sequence model."""
+def step_of(model: nn.Module, variables: Variables) -> Step:
+    """The step of a model that is called as a sequence model is."""
 
     def step(tokens: Array, carry: PyTree, segments: Array | None) -> tuple[Array, PyTree]:
-        logits, carry = model.apply(variables, tokens, carry, segments=segments)  # type: ignore[misc]
-        return logits, carry
+        after: Any = model.apply(variables, tokens, carry, segments=segments)
+        return after
 
     return step
 
@@ -77,16 +78,13 @@ def prefill(step: Step, carry: PyTree, tokens: Array, segments: Array) -> tuple[
     return carry, jnp.take_along_axis(tokens, last, axis=1)[:, 0]
 
 
-def begin(
-    step: Step, carry: PyTree, tokens: Array, segments: Array, sampler: Sampler, rng: Array
-) -> State:
+def begin(step: Step, carry: PyTree, tokens: Array, segments: Array, rng: Array) -> State:
     """The state behind the prompts (B, T); see `prefill`."""
     rows = jnp.arange(len(tokens))
-    seen = None
-    if sampler.repetition_penalty != 1:
-        words = jax.eval_shape(step, tokens[:, :1], carry, None)[0].shape[-1]
-        places = jnp.where(segments > 0, tokens, words)
-        seen = jnp.zeros((len(tokens), words), bool).at[rows[:, None], places].set(True)
+    words = jax.eval_shape(step, tokens[:, :1], carry, None)[0].shape[-1]
+    # Padding is written to a place that does not exist, which is dropped.
+    places = jnp.where(segments > 0, tokens, words)
+    seen = jnp.zeros((len(tokens), words), bool).at[rows[:, None], places].set(True, mode="drop")
     carry, last = prefill(step, carry, tokens, segments)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
     return State(carry, last, jnp.zeros(len(tokens), bool), keys, jnp.int32(0), seen)
@@ -118,12 +116,10 @@ def draw(step: Step, state: State, sampler: Sampler) -> State:
     """Reads the last token of each row and draws the next."""
     logits, carry = step(state.token[:, None], state.carry, None)
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.index)
-    token = sampler.choose(logits[:, 0], keys, state.seen).astype(state.token.dtype)
+    token = sampler.choose(logits[:, 0], state.seen, keys).astype(state.token.dtype)
     token = jnp.where(state.done, state.token, token)
     done = state.done | is_stop(token, sampler.stop)
-    seen = state.seen
-    if seen is not None:
-        seen = seen.at[jnp.arange(len(token)), token].set(True)
+    seen = state.seen.at[jnp.arange(len(token)), token].set(True)
     return State(carry, token, done, state.keys, state.index + 1, seen)
 
 
@@ -164,7 +160,7 @@ def stream(
     segments = np.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
-    state = _begin(model, variables, tokens, segments, sampler, rng, capacity)
+    state = _begin(model, variables, tokens, segments, rng, capacity)
     return _chunks(model, variables, state, sampler, chunk)
 
 
@@ -178,18 +174,17 @@ def _chunks(
             return
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampler", "capacity"))
+@functools.partial(jax.jit, static_argnames=("model", "capacity"))
 def _begin(
     model: SequenceModel,
     variables: Variables,
     tokens: Array,
     segments: Array,
-    sampler: Sampler,
     rng: Array,
     capacity: int,
 ) -> State:
     carry = model.init_carry(len(tokens), capacity, model.dtype)
-    return begin(step_of(model, variables), carry, tokens, segments, sampler, rng)
+    return begin(step_of(model, variables), carry, tokens, segments, rng)
 
 
 # The carry is given up to the loop, which changes it in place.

@@ -65,7 +65,7 @@ def beam_search(
         ended = jnp.where(state.done, state.total / penalty(state.length), -jnp.inf).max(axis=1)
         # No hypothesis that goes on can come to more than this.
         hoped = jnp.where(state.done, -jnp.inf, state.total / penalty(count)).max(axis=1)
-        return (state.index < count) & (ended < hoped).any()
+        return (state.index < count) & (ended <= hoped).any()
 
     def extend(state: _Beams) -> _Beams:
         return _extend(step, state, stop, penalty)

@@ -39,9 +39,9 @@ class Sampler:
         if not holds:
             raise UsageError(f"sampling: {name}={getattr(self, name)} {rule}")
 
-    def filtered(self, logits: Array, seen: Array | None = None) -> Array:
+    def filtered(self, logits: Array, seen: Array) -> Array:
         """The logits (B, V) that are drawn from; `seen` (B, V) marks the tokens of the row."""
-        if seen is not None:
+        if self.repetition_penalty != 1:
             logits = penalize_repetition(logits, seen, self.repetition_penalty)
         if self.temperature == 0:
             return logits
@@ -52,8 +52,8 @@ class Sampler:
             logits = keep_top_p(logits, self.top_p)
         return keep_min_p(logits, self.min_p) if self.min_p > 0 else logits
 
-    def choose(self, logits: Array, keys: Array, seen: Array | None = None) -> Array:
-        """The next token (B,) of each row by its logits (B, V) and its key (B,)."""
+    def choose(self, logits: Array, seen: Array, keys: Array) -> Array:
+        """The next token (B,) of each row by its logits and tokens (B, V) and its key (B,)."""
         logits = self.filtered(logits, seen)
         if self.temperature == 0:
             return logits.argmax(-1)

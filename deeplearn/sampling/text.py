@@ -27,16 +27,17 @@ def texts(
 
     A character of which only some bytes have come waits for the others.
     """
-    tokens, text, shown = [], "", 0
-    for chunk in itertools.chain([prompt], chunks):
-        ended = tokens and [place for place, token in enumerate(chunk) if token in stop]
-        tokens += chunk[: ended[0]] if ended else chunk
+    tokens = list(prompt)
+    text, shown = "", 0
+    for chunk in itertools.chain([()], chunks):
+        added = list(itertools.takewhile(lambda token: token not in stop, chunk))
+        tokens += added
         text = vocabulary.decode(tokens)
         ready = len(text.rstrip(UNFINISHED))
         if ready > shown:
             yield text[shown:ready]
             shown = ready
-        if ended:
+        if len(added) < len(chunk):
             break
     if shown < len(text):
         yield text[shown:]
