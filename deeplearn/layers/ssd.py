@@ -54,13 +54,16 @@ def _chunk(h: Array, tokens: tuple) -> tuple[Array, Array]:
     `documents` (T, B) counts the resets so far within the chunk.
     """
     a, x, B, C, documents = tokens
-    a = jnp.cumsum(a, axis=0)
+    seen = jnp.broadcast_to(jnp.tril(jnp.ones((len(a),) * 2, bool)), (a.shape[1], len(a), len(a)))
+    if documents is not None:
+        seen = seen & (documents.T[:, :, None] == documents.T[:, None, :])
+    # A sum that begins anew with each document: the gradient of one over all tokens reaches other
+    # documents by terms that cancel but for rounding.
+    a = jnp.einsum("bts,sbgr->tbgr", seen.astype(a.dtype), a, precision=lax.Precision.HIGHEST)
     # Log of the decay from before the chunk to t, from s to the chunk's end, and from s to t.
     before, until = a, a[-1:] - a
     between = jnp.moveaxis(a[:, None] - a[None, :], (0, 1), (-2, -1))  # (B, G, R, t, s)
-    seen = jnp.tril(jnp.ones(between.shape[-2:], bool))[None]
     if documents is not None:
-        seen = seen & (documents.T[:, :, None] == documents.T[:, None, :])
         before = _where(documents == 0, before)
         until = _where(documents == documents[-1:], until)
     mask = jnp.exp(jnp.where(seen[:, None, None], between, -jnp.inf))
