@@ -134,6 +134,9 @@ def test_pieces_never_overlap_and_rows_are_few(lengths):
 
 
 def test_packing_is_tight():
+    # The piece of 4 goes to the row of 6, which it fills, and not to that of 5.
+    rows, _, _ = pack(np.array([5, 6, 4]), 10)
+    assert rows[2] == rows[1] != rows[0]
     rng = np.random.default_rng(0)
     documents = Documents(["x" * int(size) for size in rng.integers(1, 60, 1000)])
     assert Packed(documents, "all", 63).fill > 0.95
