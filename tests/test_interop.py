@@ -19,6 +19,8 @@ from safetensors.numpy import load_file, save_file
 from deeplearn.errors import DataError, UsageError
 from deeplearn.interop.family import shapes
 from deeplearn.interop.pretrained import FAMILIES, from_pretrained, save_pretrained
+from deeplearn.models.bert import BERT, MaskedLanguageModel
+from deeplearn.models.mamba import Mamba2Sizes, MambaSizes, mamba
 from deeplearn.models.mlp import MLP
 from deeplearn.models.resnet import ResNet
 from deeplearn.models.transformer import GPT2, Llama, preset, transformer
@@ -26,11 +28,17 @@ from deeplearn.models.transformer import GPT2, Llama, preset, transformer
 GOLDEN = Path(__file__).parent / "golden"
 GPT2_SIZES = GPT2(vocabulary=13, width=8, depth=2, heads=2, max_length=6)
 LLAMA_SIZES = Llama(13, 8, 3, heads=4, kv_heads=2, features=12, max_length=16)
+ENCODER = BERT(13, 8, depth=2, heads=2, features=12, max_length=6, dropout=0.0)
 MODELS = {
+    "bert": ENCODER,
+    "bert masked": MaskedLanguageModel(ENCODER),
     "gpt2": transformer(GPT2_SIZES),
     "llama": transformer(LLAMA_SIZES),
     "llama tied": transformer(Llama(13, 8, 2, 2, 2, 12, tied=True, head_width=6)),
     "llama unrolled": transformer(LLAMA_SIZES).clone(scan=False),
+    "mamba": mamba(MambaSizes(13, 8, 3, state_size=3)),
+    "mamba2": mamba(Mamba2Sizes(13, 8, 3, state_size=3, head_width=4)),
+    "mamba2 untied": mamba(Mamba2Sizes(13, 8, 1, state_size=3, head_width=2)).clone(tied=False),
     "resnet 18": ResNet(18, 3, 2),
     "resnet 50": ResNet(50, 3, 2),
 }
@@ -83,32 +91,48 @@ def configure(directory: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_the_outputs_are_those_of_transformers(name, tmp_path):
-    golden = np.load(GOLDEN / f"pretrained_{name}.npz")
-    (tmp_path / "model.safetensors").write_bytes(golden["checkpoint"].tobytes())
-    (tmp_path / "config.json").write_text(str(golden["config"]))
-    model, variables = from_pretrained(tmp_path)
-    inputs = golden["inputs"]
-    outputs = jax.jit(model.apply)(
-        variables, inputs.transpose(0, 2, 3, 1) if inputs.ndim == 4 else inputs
-    )
-    outputs = outputs if name in ("resnet", "bert") else outputs[0]
-    np.testing.assert_allclose(outputs, golden["outputs"], rtol=0, atol=2e-4)
-    assert np.abs(golden["outputs"]).max() > 0.05
+@pytest.fixture(params=["bert", "bert_masked", "gpt2", "llama", "mamba", "mamba2", "resnet"])
+def golden(request, tmp_path) -> tuple[Path, Any]:
+    """A directory as transformers wrote it, and what transformers computes of it."""
+    stored = np.load(GOLDEN / f"pretrained_{request.param}.npz")
+    (tmp_path / "model.safetensors").write_bytes(stored["checkpoint"].tobytes())
+    (tmp_path / "config.json").write_text(str(stored["config"]))
+    return tmp_path, stored
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_writing_a_golden_checkpoint_gives_its_tensors_back(name, tmp_path):
-    golden = np.load(GOLDEN / f"pretrained_{name}.npz")
-    (tmp_path / "model.safetensors").write_bytes(golden["checkpoint"].tobytes())
-    (tmp_path / "config.json").write_text(str(golden["config"]))
-    save_pretrained(tmp_path / "again", *from_pretrained(tmp_path))
-    again = load_file(tmp_path / "again" / "model.safetensors")
-    theirs = load_file(tmp_path / "model.safetensors")
-    kept = {key for key in theirs if not key.endswith("num_batches_tracked")}
-    assert set(again) == kept
-    assert all(np.array_equal(again[key], theirs[key]) for key in kept)
+def test_the_outputs_are_those_of_transformers(golden):
+    directory, stored = golden
+    model, variables = from_pretrained(directory)
+    apply = jax.jit(model.apply, static_argnames="method")
+    if "pixel_values" in stored:
+        pairs = {"logits": apply(variables, stored["pixel_values"].transpose(0, 2, 3, 1))}
+    elif "attention_mask" not in stored:
+        pairs = {"logits": apply(variables, stored["input_ids"])[0]}
+    elif isinstance(model, BERT):
+        inputs = {"segments": stored["attention_mask"], "types": stored["token_type_ids"]}
+        pairs = {
+            "last_hidden_state": apply(variables, stored["input_ids"], **inputs),
+            "pooler_output": apply(variables, stored["input_ids"], **inputs, method="pooled"),
+        }
+    else:
+        pairs = {"logits": apply(variables, stored["input_ids"], segments=stored["attention_mask"])}
+    for name, ours in pairs.items():
+        theirs = stored[name]
+        if ours.ndim == 3 and "attention_mask" in stored:
+            real = stored["attention_mask"][:, :, None]
+            ours, theirs = ours * real, theirs * real
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+        assert np.abs(theirs).max() > 0.05
+
+
+def test_writing_a_golden_checkpoint_gives_its_tensors_back(golden):
+    directory, _ = golden
+    save_pretrained(directory / "again", *from_pretrained(directory))
+    again = load_file(directory / "again" / "model.safetensors")
+    theirs = load_file(directory / "model.safetensors")
+    assert set(again) == set(theirs)
+    assert all(np.array_equal(again[key], theirs[key]) for key in theirs)
+    assert {x.dtype for x in again.values()} == {x.dtype for x in theirs.values()}
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 3000])
@@ -215,7 +239,7 @@ def test_a_missing_or_unknown_tensor_is_named(saved):
     index.write_text(json.dumps(content))
     configure(saved, num_hidden_layers=2)
     message = refused(from_pretrained, saved)
-    assert "'model.layers.2.input_layernorm.weight' and 8 more is unknown" in message
+    assert "'model.layers.2.input_layernorm.weight' (and 8 more) is unknown" in message
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ TABLE: Table = {
     "transformer.wte.weight": ("params/embedding/embedding",),
     "transformer.wpe.weight": ("params/position/embedding",),
     **{
-        f"transformer.h.{{layer}}.{theirs}": (f"params/layers/{{layer}}/{ours}",)
+        f"transformer.h.{{layer}}.{theirs}": (f"params/layers/{{layer}}/blocks_0/{ours}",)
         for theirs, ours in {
             "ln_1.weight": "mixer_norm/scale",
             "ln_1.bias": "mixer_norm/bias",
@@ -104,6 +104,6 @@ FAMILY = Family(
     tensors=_tensors,
     prefix="transformer.",
     # Causal masks that old files hold.
-    buffers=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
+    passed_over=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
     tied={"lm_head.weight": "transformer.wte.weight"},
 )

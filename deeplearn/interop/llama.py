@@ -27,7 +27,7 @@ def table(model: SequenceModel) -> Table:
     mixer, features = block.mixer, block.feed_forward.features
     q = mixer.heads * mixer.head_width
     kv = (mixer.kv_heads or mixer.heads) * mixer.head_width
-    layer, ours = "model.layers.{layer}", "params/layers/{layer}"
+    layer, ours = "model.layers.{layer}", "params/layers/{layer}/blocks_0"
     qkv, both = f"{ours}/mixer/qkv/kernel", f"{ours}/feed_forward/input/kernel"
     names: dict[str, tuple[Any, ...]] = {
         "model.embed_tokens.weight": ("params/embedding/embedding",),
@@ -131,6 +131,6 @@ FAMILY = Family(
     example=tokens,
     tensors=_tensors,
     prefix="model.",
-    buffers=r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    passed_over=r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
     tied={"lm_head.weight": "model.embed_tokens.weight"},
 )

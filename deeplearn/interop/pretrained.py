@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from deeplearn.errors import DataError, UsageError, did_you_mean
-from deeplearn.interop import gpt2, llama, resnet
+from deeplearn.interop import bert, gpt2, llama, mamba, resnet
 from deeplearn.interop.config import Config
 from deeplearn.interop.family import Family, shapes
 from deeplearn.interop.record import refuse_other_function, require_shapes
@@ -28,7 +27,17 @@ from deeplearn.interop.tensors import (
 )
 from deeplearn.types import Variables
 
-FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, resnet)}
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        bert.FAMILY,
+        gpt2.FAMILY,
+        llama.FAMILY,
+        mamba.MAMBA,
+        mamba.MAMBA2,
+        resnet.FAMILY,
+    )
+}
 """The families by the `model_type` of their config.json."""
 
 
@@ -48,10 +57,14 @@ def from_pretrained(directory: str | Path) -> tuple[nn.Module, Variables]:
     model = family.model(config)
     example = family.example(config)
     config.finish()
-    tensors = family.tensors(model)
+    tensors, leaves = family.tensors(model), shapes(model, example, family.method(model))
     with Tensors(path) as source:
-        rename = _rename(family, source, {tensor.name for tensor in tensors})
-        return model, read(tensors, shapes(model, example), source, rename)
+        names = _names(family, source, {tensor.name for tensor in tensors})
+        held = {tensor.path for tensor in tensors if tensor.name in names}
+        absent = {leaf for leaf in leaves if re.fullmatch(family.optional, leaf)} - held
+        tensors = [tensor for tensor in tensors if tensor.path not in absent]
+        kept = {leaf: shape for leaf, shape in leaves.items() if leaf not in absent}
+        return model, read(tensors, kept, source, names)
 
 
 def save_pretrained(
@@ -74,18 +87,22 @@ def save_pretrained(
         refuse_other_function(model, family.model(config))
     except DataError as error:
         raise UsageError(f"the model cannot be written: {error}") from None
-    require_shapes(variables, shapes(model, family.example(config)))
-    path = make_directory(directory)
-    leaves = {
-        name: np.asarray(leaf, np.float32)
-        for name, leaf in flatten_dict(jax.device_get(dict(variables)), sep="/").items()
+    leaves = flatten_dict(dict(variables), sep="/")
+    expected = shapes(model, family.example(config), family.method(model))
+    optional = {path for path in expected if re.fullmatch(family.optional, path)}
+    absent = optional - set(leaves)
+    require_shapes(leaves, {path: x for path, x in expected.items() if path not in absent})
+    target = make_directory(directory)
+    fetched = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
+    made: dict[str, Callable[[], np.ndarray]] = {
+        tensor.name: partial(tensor.of, fetched[tensor.path])
+        for tensor in family.tensors(model)
+        if tensor.path not in absent
     }
-    made: Mapping[str, Callable[[], np.ndarray]] = {
-        tensor.name: partial(tensor.of, leaves[tensor.path]) for tensor in family.tensors(model)
-    }
-    write_tensors(path, made, shard_bytes)
+    made |= dict.fromkeys(family.counters(model), partial(np.zeros, (), np.int64))
+    write_tensors(target, made, shard_bytes)
     # Last: a directory whose writing was cut short is not taken for a whole one.
-    write_json(path / "config.json", values)
+    write_json(target / "config.json", values)
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -93,29 +110,30 @@ def family_of(model: nn.Module) -> Family | None:
     return next((family for family in FAMILIES.values() if family.recognizes(model)), None)
 
 
-def _rename(family: Family, source: Tensors, wanted: set[str]) -> dict[str, str]:
-    """The stored names of the parameters → their names in the table.
+def _names(family: Family, source: Tensors, wanted: set[str]) -> dict[str, str]:
+    """The names of a table → those under which the tensors are stored.
 
-    Leaves out buffers, and copies of tied tensors once they are seen to be equal.
+    Leaves out what is passed over, and copies of tied tensors once they are seen to be equal.
     """
     bare = family.prefix and not any(name.startswith(family.prefix) for name in source.names)
     heads = {*wanted, *family.tied}
     names = {}
     for stored in source.names:
-        name = f"{family.prefix}{stored}" if bare and stored not in heads else stored
-        if not re.fullmatch(family.buffers, name):
-            names[stored] = name
-    for copy, original in family.tied.items():
-        if copy in names and copy not in wanted:
-            _require_equal(source, copy, {name: stored for stored, name in names.items()}, original)
-            del names[copy]
+        name = stored
+        for old, new in family.renamed.items():
+            name = re.sub(old, new, name)
+        if bare and name not in heads:
+            name = f"{family.prefix}{name}"
+        if not re.fullmatch(family.passed_over, name) or name in wanted:
+            names[name] = stored
+    for copy in [copy for copy in family.tied if copy in names and copy not in wanted]:
+        original = family.tied[copy]
+        stored = names.pop(copy)
+        if original in names:
+            if np.array_equal(source.read(stored), source.read(names[original])):
+                continue
+            raise DataError(
+                f"{source.directory}: tensor '{stored}' differs from '{names[original]}', but"
+                " config.json says tie_word_embeddings"
+            )
     return names
-
-
-def _require_equal(source: Tensors, copy: str, stored: dict[str, str], original: str) -> None:
-    if original in stored and np.array_equal(source.read(copy), source.read(stored[original])):
-        return
-    raise DataError(
-        f"{source.directory}: tensor '{copy}' differs from '{original}', but config.json says"
-        " tie_word_embeddings"
-    )

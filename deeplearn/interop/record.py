@@ -6,16 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
 from deeplearn.errors import UsageError
 from deeplearn.experiment import differences, record
-from deeplearn.types import Variables
 
 # What only matters to training, to rounding, or to the layout of the parameters.
-FREE = {"dropout", "dtype", "embedding_scale", "init_scale", "output_scale", "remat", "scan"}
+FREE = {
+    "dropout",
+    "dtype",
+    "embedding_scale",
+    "init_scale",
+    "output_scale",
+    "remat",
+    "scan",
+    "implementation",
+}
 # None stands for a default here; were it another than is written, shapes would differ.
-DEFAULTED = {"kv_heads", "width"}
+DEFAULTED = {"kv_heads", "rank", "width"}
 
 
 def refuse_other_function(model: nn.Module, other: nn.Module) -> None:
@@ -24,13 +31,13 @@ def refuse_other_function(model: nn.Module, other: nn.Module) -> None:
         name = field.rpartition(".")[2]
         if name not in FREE and not (old is None and name in DEFAULTED):
             raise UsageError(
-                f"the model cannot be written: {field}={old!r} has no counterpart, only {new!r}"
+                f"the model cannot be written: {field}={_brief(old)} has no counterpart, only"
+                f" {_brief(new)}"
             )
 
 
-def require_shapes(variables: Variables, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UsageError` naming the first leaf (path) that is not the model's own."""
-    leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+def require_shapes(leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises `UsageError` naming the first leaf (path → array) that is not the model's own."""
     for path in sorted({*leaves, *shapes}):
         found = leaves[path].shape if path in leaves else None
         if found != shapes.get(path):
@@ -45,3 +52,8 @@ def _by_place(value: Any) -> Any:
     if isinstance(value, list):
         value = dict(enumerate(value))
     return {str(k): _by_place(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _brief(value: Any) -> str:
+    """A value of a record, a module by its name alone."""
+    return value["type"].rpartition(".")[2] if isinstance(value, dict) else repr(value)

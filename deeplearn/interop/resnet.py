@@ -25,6 +25,8 @@ DEPTHS = {
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
 }
+# How often a norm of theirs was trained; ours do not count.
+COUNTER = ".num_batches_tracked"
 CONVOLUTIONS = {"basic": ("first", "second"), "bottleneck": ("reduce", "middle", "expand")}
 
 
@@ -128,5 +130,10 @@ FAMILY = Family(
     example=_image,
     tensors=_tensors,
     prefix="resnet.",
-    buffers=r".*\.num_batches_tracked",
+    passed_over=rf".*{COUNTER}",
+    counters=lambda model: [
+        name.replace(".running_mean", COUNTER)
+        for name in table(model)
+        if name.endswith(".running_mean")
+    ],
 )

@@ -20,8 +20,8 @@ from deeplearn.types import Variables
 
 View = Callable[[np.ndarray], np.ndarray]
 Table = Mapping[str, tuple[Any, ...]]
-"""Their name → (our path, view, view, …). `{layer}` in both stands for each layer in turn; in a
-path it comes behind `layers`, whose leaves have a leading axis L."""
+"""Their name → (our path, view, view, …). `{layer}` in both stands for each layer in turn; our
+`layers/{layer}` is row `layer` of the leaves under `layers`, which are stacked."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def oihw(x: np.ndarray) -> np.ndarray:
     return x.transpose(3, 2, 0, 1)
 
 
+def depthwise(x: np.ndarray) -> np.ndarray:
+    """A convolution kernel (size, channels) with one channel a group as (channels, 1, size)."""
+    return x.T[:, None]
+
+
 def columns(start: int, size: int) -> View:
     """`size` entries of the last axis from `start` on."""
     return lambda x: x[..., start : start + size]
@@ -68,10 +73,9 @@ def expand(table: Table, layers: int, scanned: bool = True) -> list[Tensor]:
             tensors.append(Tensor(name, path, None, tuple(views)))
             continue
         for layer in range(layers):
-            home = "layers" if scanned else f"layers_{layer}"
-            place = path.replace("layers/{layer}", f"{home}/blocks_0")
+            home = path.replace("layers/{layer}", "layers" if scanned else f"layers_{layer}")
             index = layer if scanned else None
-            tensors.append(Tensor(name.format(layer=layer), place, index, tuple(views)))
+            tensors.append(Tensor(name.format(layer=layer), home, index, tuple(views)))
     return tensors
 
 
@@ -79,38 +83,37 @@ def read(
     tensors: Sequence[Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     source: Tensors,
-    rename: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> Variables:
     """Variables in fp32 whose leaves have `shapes` (path → shape), filled tensor by tensor.
 
-    `rename` gives our name of a tensor of the source, which is read under its own. Raises
-    `DataError` that names a tensor which is missing, unknown, of a wrong shape, or no float.
+    `names` maps the name of each tensor to the one that it is stored under. Raises `DataError`
+    that names a tensor which is missing, unknown, of a wrong shape, or no float.
     """
-    stored = {known: name for name, known in rename.items()}
-    _check_names(tensors, source, rename)
+    _check_names(tensors, source, names)
     by_path: dict[str, list[Tensor]] = {path: [] for path in shapes}
     for tensor in tensors:
         by_path[tensor.path].append(tensor)
-        _check(source, stored[tensor.name], tensor.shape(shapes[tensor.path]))
+        _check(source, names[tensor.name], tensor.shape(shapes[tensor.path]))
     leaves = {}
     for path, parts in by_path.items():
         leaf = np.empty(shapes[path], np.float32)
         for part in parts:
-            part.of(leaf)[...] = source.read(stored[part.name])
+            part.of(leaf)[...] = source.read(names[part.name])
         leaves[path] = jnp.asarray(leaf)
     return unflatten_dict(leaves, sep="/")
 
 
-def _check_names(tensors: Sequence[Tensor], source: Tensors, rename: Mapping[str, str]) -> None:
+def _check_names(tensors: Sequence[Tensor], source: Tensors, names: Mapping[str, str]) -> None:
     wanted = {tensor.name for tensor in tensors}
-    unknown = sorted(name for name, known in rename.items() if known not in wanted)
-    missing = sorted(wanted - set(rename.values()))
-    for kind, names in (("is unknown", unknown), ("is missing", missing)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    unknown = sorted(stored for name, stored in names.items() if name not in wanted)
+    missing = sorted(wanted - set(names))
+    for kind, found in (("unknown", unknown), ("missing", missing)):
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise DataError(
-                f"{source.directory}: tensor '{names[0]}'{more} {kind}; its config.json describes"
-                " another model"
+                f"{source.directory}: tensor '{found[0]}'{more} is {kind}; its config.json"
+                " describes another model"
             )
 
 

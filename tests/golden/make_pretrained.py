@@ -23,39 +23,63 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
     GPT2Config,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     ResNetConfig,
 )
 
 HERE = Path(__file__).resolve().parent
-SEQUENCE = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-CONFIGS = {
-    "gpt2": GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=3, n_positions=20, **SEQUENCE),
-    "llama": LlamaConfig(
-        vocab_size=61,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=32,
-        rope_theta=500.0,
-        **SEQUENCE,
+SEQUENCE = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+BERT = BertConfig(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=40,
+    max_position_embeddings=20,
+    **SEQUENCE,
+)
+MAMBA = {"hidden_size": 24, "num_hidden_layers": 2, **SEQUENCE}
+MODELS = {
+    "bert": (BertModel, BERT),
+    "bert_masked": (BertForMaskedLM, BERT),
+    "gpt2": (
+        AutoModelForCausalLM,
+        GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=20, **SEQUENCE),
     ),
-    "resnet": ResNetConfig(
-        embedding_size=2,
-        hidden_sizes=[8, 16, 32, 64],
-        depths=[3, 4, 6, 3],
-        num_labels=5,
+    "llama": (
+        AutoModelForCausalLM,
+        LlamaConfig(
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=32,
+            rope_theta=500.0,
+            **SEQUENCE,
+        ),
+    ),
+    "mamba": (
+        AutoModelForCausalLM,
+        MambaConfig(state_size=5, conv_kernel=3, time_step_rank=4, **MAMBA),
+    ),
+    "mamba2": (
+        AutoModelForCausalLM,
+        Mamba2Config(state_size=5, num_heads=6, head_dim=8, n_groups=1, chunk_size=8, **MAMBA),
+    ),
+    "resnet": (
+        AutoModelForImageClassification,
+        ResNetConfig(
+            embedding_size=2, hidden_sizes=[8, 16, 32, 64], depths=[3, 4, 6, 3], num_labels=5
+        ),
     ),
 }
-AUTO = {"resnet": AutoModelForImageClassification}
-
-
-def model_of(config):
-    return AUTO.get(config.model_type, AutoModelForCausalLM)
 
 
 def shake(model) -> None:
@@ -72,23 +96,35 @@ def shake(model) -> None:
                 x.add_(0.1 * noise)
 
 
-def inputs_of(config) -> np.ndarray:
+def inputs_of(config) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     if config.model_type == "resnet":
-        return rng.standard_normal((2, 3, 32, 32)).astype(np.float32)
-    return rng.integers(0, config.vocab_size, (2, 12), dtype=np.int64)
+        return {"pixel_values": rng.standard_normal((2, 3, 32, 32)).astype(np.float32)}
+    tokens = rng.integers(1, config.vocab_size, (2, 12), dtype=np.int64)
+    if config.model_type != "bert":
+        return {"input_ids": tokens}
+    mask = np.ones_like(tokens)
+    mask[1, 9:] = 0
+    if not any(name == "BertModel" for name in config.architectures or ()):
+        # Our model with a head has one text only.
+        return {"input_ids": tokens, "attention_mask": mask}
+    types = (np.arange(12)[None] >= np.array([[5], [4]])).astype(np.int64)
+    return {"input_ids": tokens, "attention_mask": mask, "token_type_ids": types}
 
 
-def outputs_of(model, inputs: np.ndarray) -> np.ndarray:
+def outputs_of(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with torch.no_grad():
-        return model.eval()(torch.from_numpy(inputs)).logits.float().numpy()
+        found = model.eval()(**{name: torch.from_numpy(x) for name, x in inputs.items()})
+    names = ("logits", "last_hidden_state", "pooler_output")
+    return {name: found[name].float().numpy() for name in names if name in found}
 
 
 def make() -> None:
-    for name, config in CONFIGS.items():
+    for name, (kind, config) in MODELS.items():
         torch.manual_seed(0)
-        model = model_of(config).from_config(config)
+        model = kind(config) if name.startswith("bert") else kind.from_config(config)
         shake(model)
+        config.architectures = [type(model).__name__]
         inputs = inputs_of(config)
         with tempfile.TemporaryDirectory() as directory:
             model.save_pretrained(directory)
@@ -96,19 +132,22 @@ def make() -> None:
                 HERE / f"pretrained_{name}.npz",
                 checkpoint=np.frombuffer(Path(directory, "model.safetensors").read_bytes(), "u1"),
                 config=Path(directory, "config.json").read_text(),
-                inputs=inputs,
-                outputs=outputs_of(model, inputs),
                 made_with=f"transformers {transformers.__version__}, torch {torch.__version__}",
+                **inputs,
+                **outputs_of(model, inputs),
             )
         print(name, (HERE / f"pretrained_{name}.npz").stat().st_size, "bytes")
 
 
 def read(directory: str) -> None:
     config = AutoConfig.from_pretrained(directory)
-    model, report = model_of(config).from_pretrained(directory, output_loading_info=True)
-    outputs = outputs_of(model, inputs_of(config))
-    print(json.dumps({"report": {key: sorted(map(str, x)) for key, x in report.items()}}))
-    print(json.dumps({"outputs": outputs.reshape(-1)[:8].tolist()}))
+    kind = getattr(transformers, config.architectures[0])
+    model, report = kind.from_pretrained(directory, output_loading_info=True)
+    found = {
+        name: x.reshape(-1)[:8].tolist() for name, x in outputs_of(model, inputs_of(config)).items()
+    }
+    print(json.dumps({key: sorted(map(str, names)) for key, names in report.items()}))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
