@@ -35,11 +35,15 @@ class _Subwords:
         """V, the special tokens included."""
         return self.tokenizer.get_vocab_size()
 
-    @functools.cached_property
+    @property
     def specials(self) -> tuple[str, ...]:
         """The names of the special tokens."""
+        return tuple(self._special_tokens)
+
+    @functools.cached_property
+    def _special_tokens(self) -> dict[str, int]:
         added = sorted(self.tokenizer.get_added_tokens_decoder().items())
-        return tuple(token.content for _, token in added if token.special)
+        return {token.content: number for number, token in added if token.special}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -49,8 +53,7 @@ class _Subwords:
     def special(self, name: str) -> int:
         """The token of a special name."""
         check_special(name, self.specials)
-        token: int = self.tokenizer.get_vocab()[name]
-        return token
+        return self._special_tokens[name]
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens (int32, (T,)) of a text."""
