@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.mamba import Mamba, Mamba2
 from deeplearn.models.lstm import LSTM
 from deeplearn.models.rnn import RNN, MinGRU
 from deeplearn.models.sequence import Block, SequenceModel
@@ -32,4 +33,7 @@ MODELS: dict[str, Callable[[], SequenceModel]] = {
     "stacked_rnn": lambda: model(Block(RNN(WIDTH), None, None, False), normalization=None),
     "lstm": lambda: model(Block(LSTM(WIDTH))),
     "mingru": lambda: model(Block(MinGRU(WIDTH))),
+    "mamba": lambda: model(Block(Mamba(WIDTH, 4))),
+    "mamba2": lambda: model(Block(Mamba2(WIDTH, 4, head_width=8, groups=2))),
+    "hybrid": lambda: model(Block(Mamba(WIDTH, 4)), Block(Attention(4, 4, init_scale=0.2))),
 }

@@ -50,12 +50,13 @@ def _scan(A: Array, tokens: Tokens, state: Array) -> tuple[Array, Array]:
 
 
 def _forward(A: Array, tokens: Tokens, state: Array) -> tuple[tuple[Array, Array], tuple]:
-    def token(h: Array, t: Tokens) -> tuple[Array, Array]:
-        h = _decay(A, t) * h + t.B[:, :, None] * t.x[:, None, :]
+    def token(h: Array, t: tuple[Array, Tokens]) -> tuple[Array, Array]:
+        decay, t = t
+        h = decay * h + t.B[:, :, None] * t.x[:, None, :]
         return h, jnp.einsum("bnd,bn->bd", h, t.C)
 
     def chunk(h: Array, tokens: Tokens) -> tuple[Array, tuple[Array, Array]]:
-        last, y = lax.scan(token, h, tokens)
+        last, y = lax.scan(token, h, (_decay(A, tokens), tokens))
         return last, (y, h)
 
     last, (y, starts) = lax.scan(chunk, state, tokens)
@@ -66,46 +67,40 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
     A, tokens, starts = residual
     dy, dlast = gradient
 
-    def chunk(carry: tuple, chunk: tuple) -> tuple[tuple, Tokens]:
+    def again(h: Array, t: tuple[Array, Tokens, Array]) -> tuple[Array, tuple[Array, Array]]:
+        decay, t, dy = t
+        decayed = decay * h
+        h = decayed + t.B[:, :, None] * t.x[:, None, :]
+        return h, (decayed, jnp.einsum("bnd,bd->bn", h, dy))
+
+    def back(carry: tuple, t: tuple) -> tuple[tuple, tuple]:
+        # With g = dL/dh, each gradient is a sum of g, or of g times the decayed state.
         g, dA = carry
+        decay, decayed, t, dy = t
+        g = g + t.C[:, :, None] * dy[:, None, :]
+        product = g * decayed
+        ddelta = (product * A[None]).sum(1)
+        dx = (g * t.B[:, :, None]).sum(1)
+        dB = jnp.einsum("bnd,bd->bn", g, t.x)
+        return (decay * g, dA + product * t.delta[:, None, :]), (ddelta, dx, dB)
+
+    def chunk(carry: tuple, chunk: tuple) -> tuple[tuple, Tokens]:
         tokens, start, dy = chunk
         decay = _decay(A, tokens)
+        _, (decayed, dC) = lax.scan(again, start, (decay, tokens, dy))
+        carry, found = lax.scan(back, carry, (decay, decayed, tokens, dy), reverse=True)
+        dkeep = None if tokens.keep is None else jnp.zeros_like(tokens.keep)
+        return carry, Tokens(*found, dC, dkeep)
 
-        def again(h: Array, t: tuple[Array, Tokens]) -> tuple[Array, Array]:
-            decayed = t[0] * h
-            return decayed + t[1].B[:, :, None] * t[1].x[:, None, :], decayed
-
-        def back(g: Array, t: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            decay, C, dy = t
-            g = g + C[:, :, None] * dy[:, None, :]
-            return decay * g, g
-
-        _, decayed = lax.scan(again, start, (decay, tokens))
-        g, dstates = lax.scan(back, g, (decay, tokens.C, dy), reverse=True)
-        # With h_t = decayed_t + B_t x_t and g_t = dL/dh_t, each gradient is one sum over states.
-        product = dstates * decayed
-        dA = dA + jnp.einsum("tbnd,tbd->nd", product, tokens.delta)
-        direct = (tokens.x * dy).sum(-1, keepdims=True)
-        tokens = Tokens(
-            delta=jnp.einsum("tbnd,nd->tbd", product, A),
-            x=jnp.einsum("tbnd,tbn->tbd", dstates, tokens.B),
-            B=jnp.einsum("tbnd,tbd->tbn", dstates, tokens.x),
-            C=jnp.einsum("tbnd,tbd->tbn", decayed, dy) + direct * tokens.B,
-            keep=None if tokens.keep is None else jnp.zeros_like(tokens.keep),
-        )
-        return (g, dA), tokens
-
-    (dstate, dA), dtokens = lax.scan(
-        chunk, (dlast, jnp.zeros_like(A)), (tokens, starts, dy), reverse=True
-    )
-    return dA, dtokens, dstate
+    carry = dlast, jnp.zeros_like(dlast)
+    (dstate, dA), dtokens = lax.scan(chunk, carry, (tokens, starts, dy), reverse=True)
+    return dA.sum(0), dtokens, dstate
 
 
 def _decay(A: Array, t: Tokens) -> Array:
-    """keep · exp(Δ A) for one token (B, N, D) or several (…, B, N, D)."""
-    delta = t.delta[..., None, :]
-    decay = jnp.exp(delta * A.reshape((1,) * (delta.ndim - 2) + A.shape))
-    return decay if t.keep is None else decay * t.keep[..., None, None]
+    """keep · exp(Δ A) for the tokens of a chunk: (tokens, B, N, D)."""
+    decay = jnp.exp(t.delta[:, :, None, :] * A[None, None])
+    return decay if t.keep is None else decay * t.keep[:, :, None, None]
 
 
 _scan.defvjp(_forward, _backward)
