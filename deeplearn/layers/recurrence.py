@@ -125,7 +125,7 @@ def selective_scan(
     if implementation is None:
         implementation = _choose(x.shape[1], by_head)
     if state is None:
-        state = jnp.zeros((len(x), *inner, B.shape[-1]), wide)
+        state = jnp.zeros((x.shape[0], *inner, B.shape[-1]), wide)
     if holds is not None:
         delta = jnp.where(holds[..., None], 0, delta)
         resets = None if resets is None else resets & ~holds
