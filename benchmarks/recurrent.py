@@ -87,9 +87,9 @@ class PeerStep(torch.nn.Module):
 def copy_layer(params: PyTree, layer: torch.nn.RNNBase) -> None:
     """Our kernels and bias into a torch layer, whose second bias is zero and not trained."""
     with torch.no_grad():
-        layer.weight_ih_l0.copy_(_tensor(params["input"]["kernel"].T))
+        layer.weight_ih_l0.copy_(_tensor(params["kernel"].T))
         layer.weight_hh_l0.copy_(_tensor(params["recurrent"].T))
-        layer.bias_ih_l0.copy_(_tensor(params["input"]["bias"]))
+        layer.bias_ih_l0.copy_(_tensor(params["bias"]))
         layer.bias_hh_l0.zero_()
     layer.bias_hh_l0.requires_grad_(False)
 

@@ -31,13 +31,13 @@ def setting(name: str, key: Array, masked: bool) -> tuple:
         positions = jnp.asarray([[0, 1, 1, 2, 0, 1], [0, 0, 1, 2, 2, 2]])
         context = Context(segments, positions)
     mixer = MIXERS[name]
-    return mixer, mixer.init(key, x, None, context), x, context
+    return mixer, jax.jit(mixer.init)(key, x, None, context), x, context
 
 
 @every_mixer
 def test_another_width_comes_out_and_no_carry_stays_none(name, key):
     mixer, variables, x, context = setting(name, key, False)
-    y, carry = mixer.apply(variables, x, None, context)
+    y, carry = jax.eval_shape(mixer.apply, variables, x, None, context)
     assert y.shape == (B, T, WIDE)
     assert carry is None
 
@@ -46,16 +46,17 @@ def test_another_width_comes_out_and_no_carry_stays_none(name, key):
 def test_a_given_carry_is_where_it_begins(name, key):
     """Zeros are no carry at all; half a sequence and its carry are the whole."""
     mixer, variables, x, context = setting(name, key, False)
-    whole, _ = mixer.apply(variables, x, None, context)
-    first, carry = mixer.apply(variables, x[:, :2], mixer.init_carry(B, 1), context)
-    second, _ = mixer.apply(variables, x[:, 2:], carry, context)
+    apply = jax.jit(mixer.apply)
+    whole, _ = apply(variables, x, None, context)
+    first, carry = apply(variables, x[:, :2], mixer.init_carry(B, 1), context)
+    second, _ = apply(variables, x[:, 2:], carry, context)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
 
 
 def test_mingru_equals_its_equations_token_by_token(key):
     mixer, variables, x, context = setting("mingru", key, True)
     carry = jnp.ones((B, WIDE))
-    y, last = mixer.apply(variables, x, carry, context)
+    y, last = jax.jit(mixer.apply)(variables, x, carry, context)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     for row in range(B):
         h = np.ones(WIDE)
@@ -82,7 +83,7 @@ def test_mingru_in_parallel_equals_mingru_in_series(key, monkeypatch):
             y, last = mixer.apply(variables, x, carry, context)
             return (jnp.sin(y) * (y + 1)).sum() + last.sum()
 
-        return jax.value_and_grad(loss, (0, 1, 2))(variables, x, jnp.ones((B, WIDE)))
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(variables, x, jnp.ones((B, WIDE)))
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, slope("associative"), slope("sequential"))
@@ -93,12 +94,13 @@ def test_bfloat16_keeps_parameters_and_state_in_float32(name, key):
     mixer, variables, x, context = setting(name, key, True)
     half = mixer.clone(dtype="bfloat16")
     assert all(
-        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(key, x, None, context))
+        leaf.dtype == jnp.float32
+        for leaf in jax.tree.leaves(jax.eval_shape(half.init, key, x, None, context))
     )
-    y, carry = half.apply(variables, x, half.init_carry(B, 1, "bfloat16"), context)
+    y, carry = jax.jit(half.apply)(variables, x, half.init_carry(B, 1, "bfloat16"), context)
     assert y.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(carry))
-    full, _ = mixer.apply(variables, x, None, context)
+    full, _ = jax.jit(mixer.apply)(variables, x, None, context)
     np.testing.assert_allclose(y.astype(jnp.float32), full, atol=0.05)
 
 
@@ -127,7 +129,7 @@ def test_the_recurrent_kernel_begins_orthogonal(name, key):
 
 def test_only_the_bias_of_the_forget_gate_begins_at_one(key):
     _, variables, _, _ = setting("lstm", key, False)
-    bias = np.asarray(variables["params"]["input"]["bias"]).reshape(4, WIDE)
+    bias = np.asarray(variables["params"]["bias"]).reshape(4, WIDE)
     assert bias.tolist() == [[0.0] * WIDE, [1.0] * WIDE, [0.0] * WIDE, [0.0] * WIDE]
 
 

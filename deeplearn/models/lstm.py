@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deeplearn.layers.dense import Dense
 from deeplearn.layers.lstm import State, lstm_layer
+from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.token_masks import token_masks
 from deeplearn.models.rnn import first_state, recurrent_model
 from deeplearn.models.sequence import SequenceModel
@@ -25,7 +25,8 @@ from deeplearn.types import Array, Context
 class LSTM(nn.Module):
     """An LSTM layer: (B, T, …) → (B, T, hidden); its carry is (h, c), both (B, hidden).
 
-    Parameters `input` (kernel and bias) and `recurrent` hold the gates in the order i, f, g, o.
+    Parameters `kernel` (D, 4·hidden), `recurrent` (hidden, 4·hidden) and `bias` (4·hidden,), gates
+    in the order i, f, g, o.
     """
 
     hidden: int
@@ -37,19 +38,17 @@ class LSTM(nn.Module):
         self, x: Array, carry: State | None, context: Context
     ) -> tuple[Array, State | None]:
         state = self.init_carry(len(x), 0) if carry is None else carry
-        project = Dense(
-            4 * self.hidden,
-            dtype=self.dtype,
-            kernel_init=_gate_by_gate(nn.initializers.glorot_uniform()),
-            bias_init=self._bias,
-            name="input",
-        )
-        # Time leads before the product: x is smaller to transpose than what comes of it.
-        a = project(x.swapaxes(0, 1))
+        dtype = compute_dtype(self.dtype)
+        gates = 4 * self.hidden
+        init = _gate_by_gate(nn.initializers.glorot_uniform())
+        kernel = self.param("kernel", init, (x.shape[-1], gates)).astype(dtype)
         init = _gate_by_gate(nn.initializers.orthogonal())
-        kernel = self.param("recurrent", init, (self.hidden, 4 * self.hidden))
-        h, last = lstm_layer(a, kernel.astype(a.dtype), state, *token_masks(context))
-        return h.swapaxes(0, 1).astype(a.dtype), None if carry is None else last
+        recurrent = self.param("recurrent", init, (self.hidden, gates)).astype(dtype)
+        bias = self.param("bias", self._bias, (gates,))
+        h, last = lstm_layer(
+            x.swapaxes(0, 1).astype(dtype), kernel, recurrent, bias, state, *token_masks(context)
+        )
+        return h.swapaxes(0, 1).astype(dtype), None if carry is None else last
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> State:
         """The state before the first token; `capacity` and `dtype` do not matter to it."""

@@ -45,15 +45,14 @@ class RNN(nn.Module):
         self, x: Array, carry: Array | None, context: Context
     ) -> tuple[Array, Array | None]:
         state = self.init_carry(len(x), 0) if carry is None else carry
-        # Time leads before the product: x is smaller to transpose than what comes of it.
-        a = Dense(self.hidden, dtype=self.dtype, kernel_init=_GLOROT, name="input")(
-            x.swapaxes(0, 1)
-        )
-        kernel = self.param("recurrent", nn.initializers.orthogonal(), (self.hidden, self.hidden))
-        h, last = elman_layer(
-            a, kernel.astype(a.dtype), state, *token_masks(context), self.activation
-        )
-        return h.swapaxes(0, 1).astype(a.dtype), None if carry is None else last
+        dtype = compute_dtype(self.dtype)
+        kernel = self.param("kernel", _GLOROT, (x.shape[-1], self.hidden)).astype(dtype)
+        init = nn.initializers.orthogonal()
+        recurrent = self.param("recurrent", init, (self.hidden, self.hidden)).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.hidden,))
+        x, masks = x.swapaxes(0, 1).astype(dtype), token_masks(context)
+        h, last = elman_layer(x, kernel, recurrent, bias, state, *masks, self.activation)
+        return h.swapaxes(0, 1).astype(dtype), None if carry is None else last
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> Array:
         """The state before the first token; `capacity` and `dtype` do not matter to it."""
