@@ -89,9 +89,9 @@ def predict(run: Run, split: str = "test", count: int = 8) -> tuple[Examples, Ex
 
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:
-    """Means as Python floats; one transfer, which waits for the computation."""
+    """Means as they are reported; one transfer, which waits for the computation."""
     fetched = jax.device_get(dict(metrics))
     return {
-        name: float(mean.total / mean.weight) if mean.weight > 0 else 0.0
+        name: mean.shown(float(mean.total / mean.weight)) if mean.weight > 0 else 0.0
         for name, mean in fetched.items()
     }

@@ -10,6 +10,7 @@ The axis alphabet is the same in every docstring, comment and einsum string of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +44,27 @@ class Mean:
         return cls(jnp.where(mask > 0, values * mask, 0.0).sum(), mask.sum())
 
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.weight + other.weight)
+        return type(self)(self.total + other.total, self.weight + other.weight)
 
     @property
     def value(self) -> Array:
         """Total over weight; 0 where the weight is 0."""
         return jnp.where(self.weight > 0, self.total / jnp.maximum(self.weight, 1e-30), 0.0)
+
+    @staticmethod
+    def shown(mean: float) -> float:
+        """What is reported of the mean on the host: the mean itself."""
+        return mean
+
+
+@struct.dataclass
+class ExponentialMean(Mean):
+    """A mean that is reported as its exponential, such as perplexity of nats."""
+
+    @staticmethod
+    def shown(mean: float) -> float:
+        """e^mean; infinite where that exceeds a float."""
+        return math.exp(mean) if mean < 700.0 else math.inf
 
 
 @struct.dataclass
@@ -62,3 +78,27 @@ class Aux:
     weight: Array
     metrics: dict[str, Mean]
     mutated: Variables
+
+
+@struct.dataclass
+class Context:
+    """What a sequence mixer knows of its tokens beside their features.
+
+    `segments` int32 (B, T) numbers the documents of a row from 1 on; 0 is padding; None means one
+    document without padding. `positions` int32 (B or 1, T) are places within the document; where
+    there are segments, position 0 begins a document anew. `train` is static.
+    """
+
+    segments: Array | None
+    positions: Array
+    train: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def resets(self) -> Array | None:
+        """Where a document begins: bool (B, T); None where there are no segments."""
+        return None if self.segments is None else (self.positions == 0) & (self.segments > 0)
+
+    @property
+    def holds(self) -> Array | None:
+        """Where padding leaves the state as it was: bool (B, T); None without segments."""
+        return None if self.segments is None else self.segments == 0

@@ -12,6 +12,7 @@ from deeplearn.layers.activation import activation, kernel_initializer
 
 FORMULAS = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "gelu_exact": lambda x: x * jax.scipy.stats.norm.cdf(x),
     "identity": lambda x: x,
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "relu": lambda x: np.maximum(x, 0),

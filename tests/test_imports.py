@@ -24,6 +24,7 @@ LEVELS = {
     "deeplearn.optimizers": 2,
     "deeplearn.schedules": 2,
     "deeplearn.sharding": 2,
+    "deeplearn.text_metrics": 2,
     "deeplearn.data": 3,
     "deeplearn.models.sequence": 3,
     "deeplearn.sampling": 3,
@@ -56,7 +57,7 @@ FORBIDDEN = {
 }
 PEERS = {"keras", "tensorflow", "torch", "torchvision", "transformers"}
 # Together they take seconds to import, and accelerator images often lack some of them.
-LAZY = {"grain", "orbax", "rich", "sklearn", "tensorflow_datasets"}
+LAZY = {"grain", "orbax", "rich", "sacrebleu", "sklearn", "tensorflow_datasets", "tokenizers"}
 BUILDERS = "deeplearn.data.builders"
 
 

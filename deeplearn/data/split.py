@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,14 @@ class Split(InMemory):
 
 def places(inputs: np.ndarray) -> np.ndarray:
     """The place in [0, 1) (float64, (N,)) of each input (N, …): 64 bits of BLAKE2b of its bytes."""
-    rows = np.ascontiguousarray(inputs)
-    words = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return _places(row.data for row in np.ascontiguousarray(inputs))
+
+
+def text_places(texts: Iterable[str]) -> np.ndarray:
+    """The place in [0, 1) (float64, (N,)) of each text, from its UTF-8 bytes."""
+    return _places(text.encode("utf-8", "surrogatepass") for text in texts)
+
+
+def _places(contents: Iterable[bytes | memoryview]) -> np.ndarray:
+    words = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in contents)
     return (np.frombuffer(words, "<u8") >> np.uint64(11)) * 2.0**-53

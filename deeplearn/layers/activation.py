@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,8 @@ from deeplearn.types import Array
 # functions that halve it; Glorot & Bengio 2010 through those that are the identity near 0.
 _TABLE: dict[str, tuple[Callable[[Array], Array], str]] = {
     "elu": (jax.nn.elu, "he"),
-    "gelu": (jax.nn.gelu, "he"),
+    "gelu": (jax.nn.gelu, "he"),  # By its approximation with tanh, as GPT-2 has it.
+    "gelu_exact": (functools.partial(jax.nn.gelu, approximate=False), "he"),
     "identity": (lambda x: x, "glorot"),
     "leaky_relu": (jax.nn.leaky_relu, "he"),
     "relu": (jax.nn.relu, "he"),

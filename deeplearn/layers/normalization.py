@@ -71,11 +71,33 @@ class LayerNorm(nn.Module):
         )
 
 
-_TABLE = {"batch": BatchNorm, "layer": LayerNorm}
+class RMSNorm(nn.Module):
+    """Each row of the last axis over its root mean square: (…, D) → (…, D).
+
+    Parameter `scale` (D,). Zhang & Sennrich 2019 (arXiv:1910.07467).
+    """
+
+    epsilon: float = 1e-6
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        del train  # the same in training; the argument makes the layers interchangeable
+        dtype, width = compute_dtype(self.dtype), x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), width)
+        x = x.astype(jnp.float32)
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * jnp.broadcast_to(scale, x.shape)).astype(dtype)
+
+
+_TABLE = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 
 
 def normalization(kind: str) -> type[nn.Module]:
-    """The layer for "batch" or "layer", called as `(x, train=…)`; `UsageError` for another kind."""
+    """The layer for "batch", "layer" or "rms", called as `(x, train=…)`.
+
+    Raises `UsageError` for another kind.
+    """
     if kind not in _TABLE:
         hint = did_you_mean(str(kind), _TABLE)
         raise UsageError(f"normalization={kind!r} is not known{hint}")

@@ -29,6 +29,26 @@ def require_finite(batch: HostBatch, name: str) -> None:
         refuse_rows(batch, name, rows, "must be finite; clean the data")
 
 
+def require_tokens(batch: HostBatch, name: str, vocabulary: int, shortest: int = 1) -> None:
+    """Raises `DataError` where the field is not int (B, T) in [0, vocabulary), T ≥ `shortest`."""
+    tokens = np.asarray(batch[name])
+    if tokens.dtype.kind not in "iu" or tokens.ndim != 2 or tokens.shape[1] < shortest:
+        raise DataError(
+            f"field '{name}' is {tokens.dtype} {tokens.shape}; tokens are integers (B, T) with T of"
+            f" {shortest} or more"
+        )
+    outside = (tokens < 0) | (tokens >= vocabulary)
+    rows = outside.any(1) & (batch["mask"] > 0) if "mask" in batch else outside.any(1)
+    if rows.any():
+        row = int(rows.argmax())
+        place = int(outside[row].argmax())
+        raise DataError(
+            f"field '{name}' in row {row} of the batch holds token {tokens[row, place]} at place"
+            f" {place}: outside the vocabulary [0, {vocabulary - 1}]; encode the text with the"
+            " vocabulary of the model"
+        )
+
+
 def refuse_rows(batch: HostBatch, name: str, bad: np.ndarray, reason: str) -> None:
     """Raises `DataError` with the value and the row of the first `bad` (B,) row that counts."""
     rows = np.flatnonzero(bad & (batch["mask"] > 0) if "mask" in batch else bad)

@@ -2,7 +2,8 @@
 
 A batch holds `x` (B, …), `label` and optionally `mask` (B,). `model.outputs` = C > 1 means softmax
 and labels int (B,) in [0, C) or probabilities (B, C); `outputs` = 1 means sigmoid and labels
-0 or 1, or the probability of class 1, (B,).
+0 or 1, or the probability of class 1, (B,). A model with a `vocabulary` reads tokens: `x` is int
+(B, T), 0 for padding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flax import linen as nn
 from deeplearn.errors import DataError, UsageError
 from deeplearn.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from deeplearn.metrics import accuracy, binary_accuracy
-from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
+from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite, require_tokens
 from deeplearn.tasks.forward import (
     apply_evaluation,
     apply_training,
@@ -72,6 +73,9 @@ class Classification:
         """Raises `DataError` for labels out of range, of the wrong kind, or inputs not finite."""
         require_fields(batch, "x", "label")
         require_finite(batch, "x")
+        vocabulary = getattr(self.model, "vocabulary", None)
+        if vocabulary is not None:
+            require_tokens(batch, "x", vocabulary)
         outputs, label = outputs_of(self.model), np.asarray(batch["label"])
         classes, soft = (2, label.shape[:1]) if outputs == 1 else (outputs, (len(label), outputs))
         if label.dtype.kind in "iu" and label.ndim == 1:

@@ -1,0 +1,1 @@
+"""Models in and out: Hugging Face directories, directories of our own naming, StableHLO."""

@@ -1,0 +1,136 @@
+"""Llama (`LlamaForCausalLM`) with rotary positions as they were before version 3.1.
+
+Versions 3.1 and later stretch the rotary frequencies (`rope_scaling`), which our attention does
+not: they are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import linen as nn
+
+from deeplearn.errors import DataError
+from deeplearn.interop.config import Config
+from deeplearn.interop.family import Family, tokens
+from deeplearn.interop.table import Table, Tensor, columns, expand, transposed
+from deeplearn.layers.attention import Attention
+from deeplearn.layers.feed_forward import GatedFeedForward
+from deeplearn.models.sequence import SequenceModel
+from deeplearn.models.transformer import Llama, transformer
+from deeplearn.types import Variables
+
+
+def table(model: SequenceModel) -> Table:
+    """Their names and ours; q, k and v are parts of one kernel, and so are gate and value."""
+    block: Any = model.pattern[0]
+    mixer, features = block.mixer, block.feed_forward.features
+    q = mixer.heads * mixer.head_width
+    kv = (mixer.kv_heads or mixer.heads) * mixer.head_width
+    layer, ours = "model.layers.{layer}", "params/layers/{layer}/blocks_0"
+    qkv, both = f"{ours}/mixer/qkv/kernel", f"{ours}/feed_forward/input/kernel"
+    names: dict[str, tuple[Any, ...]] = {
+        "model.embed_tokens.weight": ("params/embedding/embedding",),
+        f"{layer}.input_layernorm.weight": (f"{ours}/mixer_norm/scale",),
+        f"{layer}.self_attn.q_proj.weight": (qkv, columns(0, q), transposed),
+        f"{layer}.self_attn.k_proj.weight": (qkv, columns(q, kv), transposed),
+        f"{layer}.self_attn.v_proj.weight": (qkv, columns(q + kv, kv), transposed),
+        f"{layer}.self_attn.o_proj.weight": (f"{ours}/mixer/output/kernel", transposed),
+        f"{layer}.post_attention_layernorm.weight": (f"{ours}/feed_forward_norm/scale",),
+        f"{layer}.mlp.gate_proj.weight": (both, columns(0, features), transposed),
+        f"{layer}.mlp.up_proj.weight": (both, columns(features, features), transposed),
+        f"{layer}.mlp.down_proj.weight": (f"{ours}/feed_forward/output/kernel", transposed),
+        "model.norm.weight": ("params/norm/scale",),
+    }
+    if not model.tied:
+        names["lm_head.weight"] = ("params/output", transposed)
+    return names
+
+
+def _recognizes(model: nn.Module) -> bool:
+    return (
+        isinstance(model, SequenceModel)
+        and isinstance(model.pattern[0].mixer, Attention)
+        and isinstance(model.pattern[0].feed_forward, GatedFeedForward)
+        and not model.learned_positions
+    )
+
+
+def _model(config: Config) -> SequenceModel:
+    width = config.size("hidden_size")
+    heads = config.size("num_attention_heads")
+    head_width = config.get("head_dim")
+    sizes = Llama(
+        vocabulary=config.size("vocab_size"),
+        width=width,
+        depth=config.size("num_hidden_layers"),
+        heads=heads,
+        kv_heads=config.size("num_key_value_heads", heads),
+        features=config.size("intermediate_size"),
+        rotary=_rotary(config),
+        tied=config.flag("tie_word_embeddings", False),
+        head_width=width // heads if head_width is None else config.size("head_dim"),
+        epsilon=config.number("rms_norm_eps", 1e-6),
+        max_length=config.size("max_position_embeddings", 2048),
+    )
+    config.expect("hidden_act", "silu")
+    config.expect("attention_bias", False)
+    config.expect("mlp_bias", False)
+    config.skip("attention_dropout", "pretraining_tp")
+    return transformer(sizes)
+
+
+def _rotary(config: Config) -> float:
+    """The base of the rotary embedding: `rope_theta`, since version 5 in `rope_parameters`."""
+    base = config.number("rope_theta", 10_000.0)
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(name)
+        if scaling is None:
+            continue
+        kind = isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type"))
+        if kind != "default" or not set(scaling) <= {"rope_type", "type", "rope_theta"}:
+            raise DataError(
+                f"{config.where}: {name}={scaling!r} cannot be expressed; our rotary positions are"
+                " not scaled"
+            )
+        base = Config(scaling, f"{config.where}: {name}").number("rope_theta", base)
+    return base
+
+
+def _config(model: SequenceModel, variables: Variables) -> dict[str, Any]:
+    block: Any = model.pattern[0]
+    mixer = block.mixer
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocabulary,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.repeats,
+        "num_attention_heads": mixer.heads,
+        "num_key_value_heads": mixer.kv_heads or mixer.heads,
+        "head_dim": mixer.head_width,
+        "intermediate_size": block.feed_forward.features,
+        "rope_theta": mixer.rotary,
+        "rms_norm_eps": model.epsilon,
+        "max_position_embeddings": model.max_length,
+        "tie_word_embeddings": model.tied,
+        "hidden_act": "silu",
+        "dtype": "float32",
+    }
+
+
+def _tensors(model: SequenceModel) -> list[Tensor]:
+    return expand(table(model), model.repeats, model.scan)
+
+
+FAMILY = Family(
+    model_type="llama",
+    recognizes=_recognizes,
+    model=_model,
+    config=_config,
+    example=tokens,
+    tensors=_tensors,
+    prefix="model.",
+    passed_over=r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
+)

@@ -1,0 +1,139 @@
+"""Hugging Face directories, read and written without that library: config.json and safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from deeplearn.errors import DataError, UsageError, did_you_mean
+from deeplearn.interop import bert, gpt2, llama, mamba, resnet
+from deeplearn.interop.config import Config
+from deeplearn.interop.family import Family, shapes
+from deeplearn.interop.record import refuse_other_function, require_shapes
+from deeplearn.interop.table import read
+from deeplearn.interop.tensors import (
+    SHARD_BYTES,
+    Tensors,
+    make_directory,
+    read_json,
+    write_json,
+    write_tensors,
+)
+from deeplearn.types import Variables
+
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        bert.FAMILY,
+        gpt2.FAMILY,
+        llama.FAMILY,
+        mamba.MAMBA,
+        mamba.MAMBA2,
+        resnet.FAMILY,
+    )
+}
+"""The families by the `model_type` of their config.json."""
+
+
+def from_pretrained(directory: str | Path) -> tuple[nn.Module, Variables]:
+    """The model that a Hugging Face directory holds, without dropout, and its variables in fp32.
+
+    Reads one tensor at a time. Raises `DataError` for what is missing or damaged, for a tensor that
+    is missing, unknown or of a wrong shape, and for settings that our models cannot express.
+    """
+    path = Path(directory).expanduser()
+    config = Config(read_json(path / "config.json"), str(path / "config.json"))
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        hint = did_you_mean(model_type, FAMILIES)
+        raise DataError(f"{config.where}: model_type={model_type!r} is not known{hint}")
+    family = FAMILIES[model_type]
+    model = family.model(config)
+    example = family.example(config)
+    config.finish()
+    tensors, leaves = family.tensors(model), shapes(model, example, family.method(model))
+    with Tensors(path) as source:
+        names = _names(family, source, {tensor.name for tensor in tensors})
+        held = {tensor.path for tensor in tensors if tensor.name in names}
+        absent = {leaf for leaf in leaves if re.fullmatch(family.optional, leaf)} - held
+        tensors = [tensor for tensor in tensors if tensor.path not in absent]
+        kept = {leaf: shape for leaf, shape in leaves.items() if leaf not in absent}
+        return model, read(tensors, kept, source, names)
+
+
+def save_pretrained(
+    directory: str | Path, model: nn.Module, variables: Variables, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes a model as a Hugging Face directory, in fp32, its files of at most `shard_bytes`.
+
+    Raises `UsageError` for a model that no family expresses, variables of another model, and a
+    directory that is not empty; `StorageError` where it cannot be written.
+    """
+    family = family_of(model)
+    if family is None:
+        raise UsageError(
+            f"no Hugging Face family expresses a {type(model).__name__} like this one; known:"
+            f" {', '.join(FAMILIES)}"
+        )
+    values = family.config(model, variables)
+    config = Config(values, f"model_type {family.model_type}")
+    try:
+        refuse_other_function(model, family.model(config))
+    except DataError as error:
+        raise UsageError(f"the model cannot be written: {error}") from None
+    leaves = flatten_dict(dict(variables), sep="/")
+    expected = shapes(model, family.example(config), family.method(model))
+    optional = {path for path in expected if re.fullmatch(family.optional, path)}
+    absent = optional - set(leaves)
+    require_shapes(leaves, {path: x for path, x in expected.items() if path not in absent})
+    target = make_directory(directory)
+    fetched = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
+    made: dict[str, Callable[[], np.ndarray]] = {
+        tensor.name: partial(tensor.of, fetched[tensor.path])
+        for tensor in family.tensors(model)
+        if tensor.path not in absent
+    }
+    made |= dict.fromkeys(family.counters(model), partial(np.zeros, (), np.int64))
+    write_tensors(target, made, shard_bytes)
+    # Last: a directory whose writing was cut short is not taken for a whole one.
+    write_json(target / "config.json", values)
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family that a model may belong to; None where there is none."""
+    return next((family for family in FAMILIES.values() if family.recognizes(model)), None)
+
+
+def _names(family: Family, source: Tensors, wanted: set[str]) -> dict[str, str]:
+    """The names of a table → those under which the tensors are stored.
+
+    Leaves out what is passed over, and copies of tied tensors once they are seen to be equal.
+    """
+    bare = family.prefix and not any(name.startswith(family.prefix) for name in source.names)
+    heads = {*wanted, *family.tied}
+    names = {}
+    for stored in source.names:
+        name = stored
+        for old, new in family.renamed.items():
+            name = re.sub(old, new, name)
+        if bare and name not in heads:
+            name = f"{family.prefix}{name}"
+        if not re.fullmatch(family.passed_over, name) or name in wanted:
+            names[name] = stored
+    for copy in [copy for copy in family.tied if copy in names and copy not in wanted]:
+        original = family.tied[copy]
+        stored = names.pop(copy)
+        if original in names:
+            if np.array_equal(source.read(stored), source.read(names[original])):
+                continue
+            raise DataError(
+                f"{source.directory}: tensor '{stored}' differs from '{names[original]}', but"
+                " config.json says tie_word_embeddings"
+            )
+    return names

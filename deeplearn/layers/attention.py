@@ -1,0 +1,154 @@
+"""Multi-head attention as a sequence mixer, with a cache of keys and values as its carry.
+
+Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; grouped queries: Ainslie et al. 2023
+(arXiv:2305.13245); sliding window: Beltagy et al. 2020 (arXiv:2004.05150).
+
+    softmax(q·kᵀ / √K) · v,    q, k, v = x·W
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.dense import Dense
+from deeplearn.layers.precision import compute_dtype
+from deeplearn.layers.rotary import rotate
+from deeplearn.types import Array, Context
+
+
+@struct.dataclass
+class KeyValueCache:
+    """The keys and values of the past: S slots a row, of which `length` (B,) are filled.
+
+    `keys` and `values` are (B, S, G, K) for G key heads; `segments` (B, S) is 0 in empty slots.
+    """
+
+    keys: Array
+    values: Array
+    segments: Array
+    length: Array
+
+    def extend(self, keys: Array, values: Array, segments: Array) -> tuple[KeyValueCache, Array]:
+        """The cache with the tokens (B, T) that are not padding, and their slots (B, T).
+
+        Tokens beyond the capacity are lost: whoever makes the cache makes it large enough.
+        """
+        kept = segments > 0
+        slots = self.length[:, None] + jnp.cumsum(kept, axis=1) - 1
+        place = jnp.where(kept, slots, self.segments.shape[1])
+        rows = jnp.arange(len(place))[:, None]
+        cache = KeyValueCache(
+            self.keys.at[rows, place].set(keys.astype(self.keys.dtype), mode="drop"),
+            self.values.at[rows, place].set(values.astype(self.values.dtype), mode="drop"),
+            self.segments.at[rows, place].set(segments, mode="drop"),
+            self.length + kept.sum(1, dtype=self.length.dtype),
+        )
+        return cache, slots
+
+
+class Attention(nn.Module):
+    """A mixer: (B, T, D), carry, context → (B, T, D), carry; the carry is a `KeyValueCache`.
+
+    `heads` query heads of `head_width` share `kv_heads` heads of keys and values (None: as many).
+    `causal` hides later tokens; `window` also those that are `window` tokens back or more.
+    `rotary` is the base of the rotary embedding (None: no positions). Kernels start normal with
+    deviation `init_scale`, that of the output times `output_scale`. Without a carry and without
+    segments an accelerator uses a fused kernel where it has one.
+    """
+
+    heads: int
+    head_width: int
+    kv_heads: int | None = None
+    causal: bool = True
+    window: int | None = None
+    rotary: float | None = 10_000.0
+    use_bias: bool = False
+    init_scale: float = 0.02
+    output_scale: float = 1.0
+    dtype: str = "float32"
+
+    def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> KeyValueCache:
+        """An empty cache of `capacity` slots for each of `batch` rows."""
+        shape = (batch, capacity, self._groups, self.head_width)
+        return KeyValueCache(
+            jnp.zeros(shape, compute_dtype(dtype)),
+            jnp.zeros(shape, compute_dtype(dtype)),
+            jnp.zeros((batch, capacity), jnp.int32),
+            jnp.zeros((batch,), jnp.int32),
+        )
+
+    @nn.compact
+    def __call__(
+        self, x: Array, carry: KeyValueCache | None, context: Context
+    ) -> tuple[Array, KeyValueCache | None]:
+        self._check(carry)
+        sizes = [self.heads, self._groups, self._groups]
+        width = sum(sizes) * self.head_width
+        init = nn.initializers.normal(self.init_scale)
+        qkv = Dense(width, self.use_bias, self.dtype, init, name="qkv")(x)
+        qkv = qkv.reshape(*x.shape[:2], sum(sizes), self.head_width)
+        q, k, v = jnp.split(qkv, [sizes[0], sizes[0] + sizes[1]], axis=2)
+        if self.rotary is not None:
+            q = rotate(q, context.positions, self.rotary)
+            k = rotate(k, context.positions, self.rotary)
+        if carry is None:
+            y = self._attend_within(q, k, v, context.segments)
+        else:
+            segments = context.segments
+            assert segments is not None, "a carry comes with segments"
+            carry, slots = carry.extend(k, v, segments)
+            seen = self._visible(slots, jnp.arange(carry.segments.shape[1])[None])
+            same = segments[:, :, None] == carry.segments[:, None, :]
+            y = jax.nn.dot_product_attention(
+                q,
+                carry.keys.astype(q.dtype),
+                carry.values.astype(q.dtype),
+                mask=(seen & same)[:, None],
+            )
+        init = nn.initializers.normal(self.init_scale * self.output_scale)
+        y = y.reshape(*x.shape[:2], self.heads * self.head_width)
+        return Dense(x.shape[-1], self.use_bias, self.dtype, init, name="output")(y), carry
+
+    def _attend_within(self, q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+        """Attention among the tokens at hand."""
+        if segments is None:
+            window = None if self.window is None else (self.window - 1, 0)
+            if window and not self.causal:
+                window = (self.window - 1, self.window - 1)  # type: ignore[operator]
+            fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
+            return jax.nn.dot_product_attention(
+                q,
+                k,
+                v,
+                is_causal=self.causal,
+                local_window_size=window,
+                implementation="cudnn" if fused else None,
+            )
+        order = jnp.arange(q.shape[1])[None]
+        same = segments[:, :, None] == segments[:, None, :]
+        seen = jnp.broadcast_to(self._visible(order, order), same.shape)
+        return jax.nn.dot_product_attention(q, k, v, mask=(seen & same)[:, None])
+
+    def _visible(self, query: Array, key: Array) -> Array:
+        """Whether the token at place `key` (B or 1, S) is seen from `query` (B or 1, T)."""
+        back = query[:, :, None] - key[:, None, :]
+        seen = back >= 0 if self.causal else jnp.full_like(back, True, dtype=bool)
+        return seen if self.window is None else seen & (jnp.abs(back) < self.window)
+
+    @property
+    def _groups(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    def _check(self, carry: KeyValueCache | None) -> None:
+        if self.heads % self._groups:
+            raise UsageError(
+                f"Attention: heads={self.heads} is no multiple of kv_heads={self.kv_heads}"
+            )
+        if self.rotary is not None and self.head_width % 2:
+            raise UsageError(f"Attention: head_width={self.head_width} must be even to be rotated")
+        if carry is not None and not self.causal:
+            raise UsageError("Attention with causal=False sees all tokens at once: give no carry")

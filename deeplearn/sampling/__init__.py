@@ -1,0 +1,1 @@
+"""Sampling: functions of a step function, whatever model is behind it."""

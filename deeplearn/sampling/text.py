@@ -1,0 +1,43 @@
+"""Tokens as text, as they come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+class Decoder(Protocol):
+    """What a vocabulary is asked for here."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; bytes that are no character become `UNFINISHED`."""
+        ...
+
+
+def texts(
+    prompt: Sequence[int],
+    chunks: Iterable[Sequence[int]],
+    vocabulary: Decoder,
+    stop: Sequence[int] = (),
+) -> Iterator[str]:
+    """The text of a prompt, then what each chunk of tokens adds to it, up to a stop token.
+
+    A character of which only some bytes have come waits for the others.
+    """
+    tokens = list(prompt)
+    text, shown = "", 0
+    for chunk in itertools.chain([()], chunks):
+        added = list(itertools.takewhile(lambda token: token not in stop, chunk))
+        tokens += added
+        text = vocabulary.decode(tokens)
+        ready = len(text.rstrip(UNFINISHED))
+        if ready > shown:
+            yield text[shown:ready]
+            shown = ready
+        if len(added) < len(chunk):
+            break
+    if shown < len(text):
+        yield text[shown:]

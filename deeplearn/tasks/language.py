@@ -1,0 +1,100 @@
+"""Language modelling: the next token of every token.
+
+A batch holds `tokens` int (B, T + 1): the first T are read, the last T are the labels. With
+`segments` int (B, T + 1), documents numbered from 1 on and 0 for padding, a label counts where it
+is of the same document as the token before it. `mask` (B,) weighs rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.tiled_cross_entropy import tiled_softmax_cross_entropy
+from deeplearn.losses import softmax_cross_entropy
+from deeplearn.tasks.checks import require_fields, require_tokens
+from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
+
+
+@dataclass(frozen=True)
+class Language:
+    """Trains a sequence model by cross-entropy in nats per token.
+
+    `tile` computes the loss over so many words of the vocabulary at a time, without the logits of
+    all in memory (None: all at once). `bytes_per_token` of the text turns nats per token into bits
+    per byte.
+    """
+
+    model: nn.Module
+    tile: int | None = None
+    bytes_per_token: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise UsageError(f"task Language: tile = {self.tile} must be 1 or more")
+        if not self.bytes_per_token > 0:
+            raise UsageError(f"task Language: bytes_per_token = {self.bytes_per_token} must be > 0")
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables; `batch` gives shapes only."""
+        # One row is enough: parameters depend neither on B nor on T.
+        return dict(self.model.init(rng, batch["tokens"][:1, :-1]))
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The mean cross-entropy of the labels that count, and their accuracy."""
+        losses, hits, weight = self._losses(variables, batch, rng)
+        mean = Mean.of(losses, weight)
+        metrics = {} if hits is None else {"accuracy": Mean.of(hits, weight)}
+        return mean.value, Aux(mean.weight, metrics, {})
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """`loss` in nats per token, `perplexity`, `bits_per_byte` and, untiled, `accuracy`."""
+        losses, hits, weight = self._losses(variables, batch, None)
+        loss = Mean.of(losses, weight)
+        metrics = {
+            "loss": loss,
+            "perplexity": ExponentialMean(loss.total, loss.weight),
+            "bits_per_byte": Mean(loss.total / np.log(2), loss.weight * self.bytes_per_token),
+        }
+        return metrics if hits is None else {**metrics, "accuracy": Mean.of(hits, weight)}
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` for tokens outside the vocabulary, or too few of them."""
+        require_fields(batch, "tokens")
+        require_tokens(batch, "tokens", self.model.vocabulary, shortest=2)
+
+    def _losses(
+        self, variables: Variables, batch: Batch, rng: Array | None
+    ) -> tuple[Array, Array | None, Array]:
+        """Cross-entropy, hits and weight of each label (B, T); training where `rng` is given."""
+        tokens, segments = batch["tokens"], batch.get("segments")
+        inputs, labels = tokens[:, :-1], tokens[:, 1:]
+        weight = jnp.ones(labels.shape, jnp.float32)
+        if segments is not None:
+            same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            weight, segments = same.astype(jnp.float32), segments[:, :-1]
+        if "mask" in batch:
+            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+
+        def outputs(model: nn.Module) -> tuple[Array, Array]:
+            features, _ = model.features(inputs, segments=segments, train=rng is not None)
+            if self.tile is None:
+                return model.head(features), features
+            return model.output_kernel(), features
+
+        rngs = {} if rng is None else {"dropout": rng}
+        output, features = nn.apply(outputs, self.model)(variables, rngs=rngs)
+        if self.tile is not None:
+            flat = features.reshape(-1, features.shape[-1])
+            losses = tiled_softmax_cross_entropy(
+                flat, output.astype(flat.dtype), labels.reshape(-1), self.tile
+            )
+            return losses.reshape(labels.shape), None, weight
+        hits = jax.lax.stop_gradient(output).argmax(-1) == labels
+        return softmax_cross_entropy(output, labels), hits, weight

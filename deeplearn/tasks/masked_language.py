@@ -1,0 +1,118 @@
+"""Masked language modelling: the tokens that were hidden, from all the others.
+
+A batch holds `tokens` int (B, T) and optionally `segments` int (B, T), documents numbered from 1 on
+and 0 for padding; without them token 0 is padding. `mask` (B,) weighs rows.
+
+Source: Devlin et al. 2019 (arXiv:1810.04805), section 3.1: of the chosen tokens 80 % become the
+mask token, 10 % a random token, 10 % stay. Difference: each token is chosen by itself, so that
+their number varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.errors import UsageError
+from deeplearn.losses import softmax_cross_entropy
+from deeplearn.metrics import accuracy
+from deeplearn.tasks.checks import require_fields, require_tokens
+from deeplearn.tasks.forward import cleared
+from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
+
+_ODD = 2654435761
+"""Powers of an odd number never become 0 modulo 2³²."""
+
+
+@dataclass(frozen=True)
+class MaskedLanguage:
+    """Trains a masked language model by cross-entropy in nats per chosen token.
+
+    `mask_token` hides what is to be found; `rate` in (0, 1] is the part of the tokens that are
+    chosen. Training draws it anew at every step, evaluation from the content of the row.
+    """
+
+    model: nn.Module
+    mask_token: int
+    rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise UsageError(f"task MaskedLanguage: rate = {self.rate} is outside (0, 1]")
+        vocabulary = self.model.vocabulary
+        if not 0 <= self.mask_token < vocabulary:
+            raise UsageError(
+                f"task MaskedLanguage: mask_token = {self.mask_token} is outside the vocabulary"
+                f" [0, {vocabulary - 1}] of the model"
+            )
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables; `batch` gives shapes only."""
+        return dict(self.model.init(rng, batch["tokens"][:1]))
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The mean cross-entropy of the chosen tokens, and how many of them are found."""
+        draw, dropout = jax.random.split(rng)
+        batch = cleared(batch)
+        rows = jax.random.split(draw, len(batch["tokens"]))
+        means = self._means(variables, batch, rows, dropout)
+        loss = means["loss"]
+        return loss.value, Aux(loss.weight, {"accuracy": means["accuracy"]}, {})
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """`loss` in nats per chosen token, `perplexity` and `accuracy`; a row's choice is fixed."""
+        batch = cleared(batch)
+        rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), _digest(batch["tokens"]))
+        means = self._means(variables, batch, rows, None)
+        loss = means["loss"]
+        return {**means, "perplexity": ExponentialMean(loss.total, loss.weight)}
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` for tokens outside the vocabulary."""
+        require_fields(batch, "tokens")
+        require_tokens(batch, "tokens", self.model.vocabulary)
+
+    def hide(self, rows: Array, tokens: Array, segments: Array) -> tuple[Array, Array]:
+        """What the model reads (B, T), and which tokens were chosen (B, T); a key for each row."""
+        draw = jax.vmap(lambda key: jax.random.uniform(key, (tokens.shape[1], 2)))(rows)
+        chosen = (draw[:, :, 0] < self.rate) & (segments > 0)
+        # The second draw picks 80, 10 or 10 %; what is left of it within the 10 % is uniform too.
+        part = draw[:, :, 1]
+        size = self.model.vocabulary
+        other = jnp.minimum(((part - 0.8) * 10 * size).astype(tokens.dtype), size - 1)
+        read = jnp.where(part < 0.9, jnp.where(part < 0.8, self.mask_token, other), tokens)
+        return jnp.where(chosen, read, tokens), chosen
+
+    def _means(
+        self, variables: Variables, batch: Batch, rows: Array, dropout: Array | None
+    ) -> dict[str, Mean]:
+        """`loss` and `accuracy` of the chosen tokens; training where `dropout` is given."""
+        tokens = batch["tokens"]
+        segments = batch.get("segments", (tokens > 0).astype(jnp.int32))
+        read, chosen = self.hide(rows, tokens, segments)
+        logits: Any = self.model.apply(
+            variables,
+            read,
+            segments=segments,
+            train=dropout is not None,
+            rngs={} if dropout is None else {"dropout": dropout},
+        )
+        weight = chosen.astype(jnp.float32)
+        if "mask" in batch:
+            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+        losses = softmax_cross_entropy(logits, tokens)
+        return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, tokens, weight)}
+
+
+def _digest(tokens: Array) -> Array:
+    """A number (B,) of the content of each row of tokens (B, T); padding with 0 adds nothing."""
+    powers = jnp.cumprod(jnp.full(tokens.shape[1:], _ODD, jnp.uint32))
+    return (tokens.astype(jnp.uint32) * jnp.broadcast_to(powers[None], tokens.shape)).sum(
+        1, dtype=jnp.uint32
+    )

@@ -1,0 +1,113 @@
+"""Translation: the next token of a target text, given the source text.
+
+A batch holds `source` int (B, S) and `target` int (B, T + 1), both 0 where there is padding: the
+first T tokens of the target are read, the last T are the labels. `mask` (B,) weighs rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.errors import UsageError
+from deeplearn.losses import softmax_cross_entropy
+from deeplearn.metrics import accuracy
+from deeplearn.sampling.autoregressive import step_of
+from deeplearn.sampling.beam import beam_search
+from deeplearn.tasks.checks import require_fields, require_tokens
+from deeplearn.tasks.forward import cleared
+from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Trains an encoder–decoder by cross-entropy in nats per token of the target.
+
+    `smoothing` of the labels, in [0, 1), acts in training only. Every target begins with the token
+    `begin` and ends with `end`.
+    """
+
+    model: nn.Module
+    smoothing: float = 0.0
+    begin: int = 1
+    end: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"task Translation: smoothing = {self.smoothing} is outside [0, 1)")
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables; `batch` gives shapes only."""
+        # One row is enough: parameters depend on no length.
+        source, target = batch["source"][:1], batch["target"][:1, :-1]
+        return dict(self.model.init(rng, source, target, method="teacher_forced"))
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The mean cross-entropy of the labels, smoothed, and their accuracy."""
+        means = self._means(variables, batch, self.smoothing, rng)
+        loss = means["loss"]
+        return loss.value, Aux(loss.weight, {"accuracy": means["accuracy"]}, {})
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """`loss` in nats per token without smoothing, `perplexity` and `accuracy`."""
+        means = self._means(variables, batch, 0.0, None)
+        loss = means["loss"]
+        return {**means, "perplexity": ExponentialMean(loss.total, loss.weight)}
+
+    def translate(
+        self,
+        variables: Variables,
+        source: Array,
+        count: int,
+        beams: int = 1,
+        length_penalty: float = 0.6,
+    ) -> Array:
+        """Translations (B, count) of `source` (B, S), found with `beams` hypotheses each.
+
+        What has ended repeats the token `end`. One beam is greedy decoding; `beam_search` has the
+        length penalty.
+        """
+        carry = self.model.apply(variables, source, count, method="start")
+        first = jnp.full(source.shape[:1], self.begin, source.dtype)
+        tokens, _ = beam_search(
+            step_of(self.model, variables),
+            carry,
+            first,
+            beams=beams,
+            count=count,
+            stop=(self.end,),
+            length_penalty=length_penalty,
+        )
+        return tokens
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` for tokens outside the two vocabularies, or too few of them."""
+        require_fields(batch, "source", "target")
+        require_tokens(batch, "source", self.model.source_vocabulary)
+        require_tokens(batch, "target", self.model.vocabulary, shortest=2)
+
+    def _means(
+        self, variables: Variables, batch: Batch, smoothing: float, rng: Array | None
+    ) -> dict[str, Mean]:
+        """`loss` and `accuracy` of the labels; training where `rng` is given."""
+        batch = cleared(batch)
+        inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
+        logits: Any = self.model.apply(
+            variables,
+            batch["source"],
+            inputs,
+            segments=(inputs > 0).astype(jnp.int32),
+            train=rng is not None,
+            rngs={} if rng is None else {"dropout": rng},
+            method="teacher_forced",
+        )
+        weight = (labels > 0).astype(jnp.float32)
+        if "mask" in batch:
+            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+        losses = softmax_cross_entropy(logits, labels, smoothing)
+        return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, labels, weight)}

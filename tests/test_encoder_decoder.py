@@ -1,0 +1,222 @@
+"""Encoder–decoders: what the decoder sees, and that steps equal reading all at once."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.attention import Attention
+from deeplearn.models.bert import BERT
+from deeplearn.models.encoder_decoder import (
+    EncoderDecoder,
+    lstm_encoder_decoder,
+    transformer_encoder_decoder,
+    with_memory,
+)
+from deeplearn.models.sequence import Block, SequenceModel
+from deeplearn.types import Array, Variables
+
+MODELS = {
+    "transformer": lambda: transformer_encoder_decoder(
+        13, 17, width=16, depth=2, heads=2, features=24, dropout=0.0
+    ),
+    "lstm": lambda: lstm_encoder_decoder(13, 17, width=16, depth=2),
+    "bert": lambda: EncoderDecoder(
+        BERT(13, width=12, depth=1, heads=2, features=16, dropout=0.0),
+        lstm_encoder_decoder(13, 17, width=16, depth=1, heads=2).decoder,
+    ),
+}
+SOURCE = jnp.asarray([[5, 3, 9, 2, 7, 0, 0], [4, 8, 2, 6, 3, 10, 12]])
+TARGET = jnp.asarray([[1, 14, 3, 7, 2, 9], [1, 3, 15, 5, 8, 4]])
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@functools.cache
+def built(name: str) -> tuple[EncoderDecoder, Variables]:
+    """A model and its variables, with larger kernels so that every influence is seen."""
+    model = MODELS[name]()
+    init = jax.jit(functools.partial(model.init, method="teacher_forced"))
+    variables = init(jax.random.key(1), SOURCE, TARGET)
+    return model, jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 5 * leaf if path[-1].key == "kernel" else leaf, variables
+    )
+
+
+def forced(name: str, source: Array, target: Array, segments: tuple = (None, None)) -> Array:
+    return _forced(*built(name), source, target, segments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forced(
+    model: EncoderDecoder, variables: Variables, source: Array, target: Array, segments: tuple
+) -> Array:
+    return model.apply(
+        variables,
+        source,
+        target,
+        source_segments=segments[0],
+        segments=segments[1],
+        method="teacher_forced",
+    )
+
+
+def influence(name: str, source: Array, target: Array, place: int) -> np.ndarray:
+    """How the logits at a place of the first row change with the source's embedding: (13,)."""
+    model, variables = built(name)
+    params = variables["params"]
+
+    def output(table: Array) -> Array:
+        encoder = {**params["encoder"], "embedding": {"embedding": table}}
+        both = {"params": {**params, "encoder": encoder}}
+        logits = model.apply(both, source, target, method="teacher_forced")
+        return jnp.square(logits[0, place]).sum()
+
+    found = jax.jit(jax.grad(output))(params["encoder"]["embedding"]["embedding"])
+    return np.abs(found).max(1)
+
+
+@every_model
+def test_no_output_depends_on_a_later_token_of_the_target(name):
+    whole = forced(name, SOURCE, TARGET)
+    for place in range(1, 6):
+        other = TARGET.at[:, place:].add(1)
+        found = forced(name, SOURCE, other)
+        np.testing.assert_array_equal(found[:, :place], whole[:, :place])
+        assert (found[:, place] != whole[:, place]).any(-1).all()
+
+
+@every_model
+def test_every_token_of_the_source_counts_and_padding_does_not(name):
+    found = influence(name, SOURCE, TARGET, 2)
+    row = np.asarray(SOURCE[0])
+    assert (found[row[row > 0]] > 0).all()
+    assert found[0] == 0
+
+
+@every_model
+def test_padding_of_any_length_changes_nothing(name):
+    whole = forced(name, SOURCE, TARGET)
+    alone = forced(name, SOURCE[:1, :5], TARGET[:1])
+    np.testing.assert_allclose(whole[0], alone[0], atol=1e-5)
+    longer = jnp.pad(SOURCE, ((0, 0), (0, 3)))
+    np.testing.assert_allclose(forced(name, longer, TARGET), whole, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("splits", [[1, 2, 3, 4, 5], [4]])
+def test_steps_with_a_carry_equal_teacher_forcing(name, splits):
+    model, variables = built(name)
+    step = jax.jit(model.apply)
+    carry = model.apply(variables, SOURCE, 6, method="start")
+    logits = []
+    for tokens in jnp.split(TARGET, splits, axis=1):
+        part, carry = step(variables, tokens, carry)
+        logits.append(part)
+    np.testing.assert_allclose(
+        jnp.concatenate(logits, 1), forced(name, SOURCE, TARGET), atol=1e-5, rtol=1e-5
+    )
+    assert carry.position.tolist() == [6, 6]
+
+
+@every_model
+def test_a_memory_is_encoded_once_and_enters_any_carry(name):
+    model, variables = built(name)
+    memory = model.apply(variables, SOURCE, method="encode")
+    carry = with_memory(model.init_carry(2, 6), memory)
+    started = model.apply(variables, SOURCE, 6, method="start")
+    jax.tree.map(np.testing.assert_array_equal, carry, started)
+    _, after = model.apply(variables, TARGET, carry)
+    for old, new in zip(memory, after.layers, strict=True):
+        if old is not None:
+            jax.tree.map(np.testing.assert_array_equal, old, new)
+
+
+@every_model
+def test_pairs_packed_in_one_row_equal_separate_ones(name):
+    source = jnp.concatenate([SOURCE[:1, :5], SOURCE[1:]], axis=1)
+    target = jnp.concatenate([TARGET[:1, :4], TARGET[1:]], axis=1)
+    segments = jnp.asarray([[1] * 5 + [2] * 7]), jnp.asarray([[1] * 4 + [2] * 6])
+    packed = forced(name, source, target, segments)
+    first = forced(name, SOURCE[:1, :5], TARGET[:1, :4])
+    second = forced(name, SOURCE[1:], TARGET[1:])
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=1e-5)
+
+
+def test_the_layers_of_the_decoder_have_memories_of_their_own():
+    model, variables = built("transformer")
+    _, memory = model.apply(variables, SOURCE, method="encode")
+    assert memory.keys.shape == memory.values.shape == (2, 2, 7, 2, 8)
+    assert memory.segments.shape == (2, 2, 7)
+    assert not np.allclose(memory.keys[0], memory.keys[1])
+    assert not np.allclose(memory.keys[0], memory.values[0])
+
+
+def test_the_base_size_counts_as_published():
+    """60.4 M of the 65 M of Vaswani et al., which counts embeddings of 37,000 words once."""
+    model = transformer_encoder_decoder(8, 8)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    shapes = jax.eval_shape(
+        functools.partial(model.init, method="teacher_forced"), jax.random.key(0), tokens, tokens
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    # A layer: 4·D² for each attention, 2·D·F + F + D for the feed-forward, D for each norm.
+    attention, feed_forward = 4 * 512**2, 2 * 512 * 2048 + 2048 + 512
+    layers = 6 * (attention + feed_forward + 2 * 512) + 6 * (2 * attention + feed_forward + 3 * 512)
+    assert count == layers + 2 * 512 + 2 * 8 * 512
+
+
+def test_gradients_in_bfloat16_are_finite_and_dropout_acts_in_training_only():
+    model = transformer_encoder_decoder(13, 17, 16, 1, 2, 24, dropout=0.3, dtype="bfloat16")
+    init = functools.partial(model.init, method="teacher_forced")
+    variables = jax.jit(init)(jax.random.key(0), SOURCE, TARGET)
+
+    @jax.jit
+    def loss(variables: Variables, rng: Array) -> Array:
+        logits = model.apply(
+            variables, SOURCE, TARGET, train=True, rngs={"dropout": rng}, method="teacher_forced"
+        )
+        assert logits.dtype == jnp.float32
+        return jnp.square(logits).mean()
+
+    first, second = (loss(variables, jax.random.key(seed)) for seed in (0, 1))
+    assert first != second
+    gradients = jax.grad(loss)(variables, jax.random.key(0))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_a_decoder_that_never_looks_is_refused(key):
+    decoder = SequenceModel(17, 16, 1, (Block(Attention(2, 8)),))
+    model = EncoderDecoder(MODELS["transformer"]().encoder, decoder)
+    with pytest.raises(UsageError, match="holds no CrossAttention"):
+        model.init(key, SOURCE, TARGET, method="teacher_forced")
+
+
+@every_model
+def test_decoding_without_a_memory_is_refused(name):
+    model, variables = built(name)
+    for carry in (None, model.init_carry(2, 6)):
+        with pytest.raises(UsageError, match="got no memory"):
+            model.apply(variables, TARGET, carry)
+
+
+def test_an_encoder_that_reads_both_ways_takes_no_carry():
+    with pytest.raises(UsageError, match="belongs in an encoder"):
+        MODELS["lstm"]().encoder.init_carry(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: transformer_encoder_decoder(8, 8, width=20, heads=3), "width=20 must be heads=3"),
+        (lambda: lstm_encoder_decoder(8, 8, width=7, depth=1), "width=7 must be even"),
+    ],
+)
+def test_a_width_that_does_not_divide_is_refused(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()

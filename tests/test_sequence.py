@@ -1,0 +1,210 @@
+"""The contract of sequence models, for every mixer in `mixers.MODELS`."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from mixers import MODELS, VOCABULARY, model
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.attention import Attention
+from deeplearn.models.sequence import Block, SequenceModel
+from deeplearn.types import Array, Variables
+
+T = 12
+every_mixer = pytest.mark.parametrize("name", MODELS)
+
+
+@functools.cache
+def built(name: str) -> tuple[SequenceModel, Variables]:
+    """A model and its variables; compiled calls share them."""
+    module = MODELS[name]()
+    return module, jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, T), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def call(name: str, tokens: Array, carry: object, segments: Array | None) -> tuple:
+    module, variables = built(name)
+    return module.apply(variables, tokens, carry, segments=segments)
+
+
+def tokens_of(key: Array, rows: int = 2, length: int = T) -> Array:
+    """Rows in which no token occurs twice."""
+    keys = jax.random.split(key, rows)
+    return jnp.stack([jax.random.permutation(row, VOCABULARY)[:length] for row in keys])
+
+
+def in_chunks(name: str, tokens: Array, splits: list[int], segments: Array | None = None) -> tuple:
+    module, _ = built(name)
+    carry, logits = module.init_carry(len(tokens), tokens.shape[1]), []
+    for start, stop in zip([0, *splits], [*splits, tokens.shape[1]], strict=True):
+        part = None if segments is None else segments[:, start:stop]
+        y, carry = call(name, tokens[:, start:stop], carry, part)
+        logits.append(y)
+    return jnp.concatenate(logits, axis=1), carry
+
+
+def influence(name: str, tokens: Array, place: int, segments: Array | None = None) -> np.ndarray:
+    """How much the logits at a place change with the embedding of each token: (T,)."""
+    module, variables = built(name)
+
+    def output(table: Array) -> Array:
+        params = {**variables["params"], "embedding": {"embedding": table}}
+        logits, _ = module.apply({"params": params}, tokens[:1], segments=segments)
+        return jnp.square(logits[0, place]).sum()
+
+    table = variables["params"]["embedding"]["embedding"]
+    return np.abs(jax.jit(jax.grad(output))(table)[tokens[0]]).max(axis=1)
+
+
+@every_mixer
+def test_no_output_depends_on_a_later_token(name, key):
+    place = 6
+    found = influence(name, tokens_of(key), place)
+    assert found[place] > 0
+    assert (found[place + 1 :] == 0).all()
+
+
+@every_mixer
+@pytest.mark.parametrize("splits", [[5], [1, 2, 7], list(range(1, T))])
+def test_chunks_of_any_split_equal_the_whole(name, key, splits):
+    tokens = tokens_of(key)
+    whole, _ = call(name, tokens, None, None)
+    state = in_chunks(name, tokens, [])[1]
+    parts, carry = in_chunks(name, tokens, splits)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), carry, state)
+
+
+@every_mixer
+def test_packed_documents_equal_separate_ones(name, key):
+    tokens = tokens_of(key)
+    segments = jnp.asarray([[1] * 5 + [2] * 7, [3] * 9 + [4] * 3])
+    packed, _ = call(name, tokens, None, segments)
+    for row, cut in enumerate((5, 9)):
+        for part in (slice(0, cut), slice(cut, T)):
+            alone, _ = call(name, tokens[row : row + 1, part], None, None)
+            np.testing.assert_allclose(packed[row, part], alone[0], atol=1e-5)
+
+
+@every_mixer
+def test_packed_documents_in_chunks_equal_the_whole(name, key):
+    tokens = tokens_of(key)
+    segments = jnp.asarray([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]])
+    packed, _ = call(name, tokens, None, segments)
+    parts, _ = in_chunks(name, tokens, [3, 5, 10], segments)
+    real = np.asarray(segments > 0)
+    np.testing.assert_allclose(parts[real], packed[real], atol=1e-5)
+
+
+@every_mixer
+def test_nothing_leaks_between_documents(name, key):
+    segments = jnp.asarray([[1] * 5 + [2] * 7])
+    found = influence(name, tokens_of(key), 8, segments)
+    assert (found[:5] == 0).all()
+    assert found[8] > 0
+
+
+@every_mixer
+def test_padding_is_transparent(name, key):
+    """Ragged prompts, padded on the right, go on as if there were no padding."""
+    tokens = tokens_of(key)
+    segments = jnp.asarray([[1] * 7 + [0] * 2, [1] * 9])
+    module, _ = built(name)
+    _, carry = call(name, tokens[:, :9], module.init_carry(2, T), segments)
+    following, _ = call(name, tokens[:, 9:], carry, None)
+    kept = jnp.concatenate([tokens[:1, :7], tokens[:1, 9:]], axis=1)
+    alone, _ = call(name, kept, None, None)
+    np.testing.assert_allclose(following[0], alone[0, 7:], atol=1e-5)
+    assert carry.position.tolist() == [7, 9]
+
+
+@every_mixer
+def test_padding_of_any_length_leaves_the_state_as_it_is(name, key):
+    module, _ = built(name)
+    tokens = tokens_of(key)
+    _, before = call(name, tokens[:, :1], module.init_carry(2, T), None)
+    _, after = call(name, tokens[:, 1:4], before, jnp.zeros((2, 3), jnp.int32))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@every_mixer
+def test_remat_and_unrolling_change_nothing(name, key):
+    module, variables = built(name)
+    tokens = tokens_of(key)
+
+    def gradient(module: nn.Module, params: dict) -> tuple:
+        def loss(params: dict) -> Array:
+            return jnp.square(module.apply({"params": params}, tokens)[0]).mean()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    plain = gradient(module, variables["params"])
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
+    for policy in ("full", "dots"):
+        jax.tree.map(close, gradient(module.copy(remat=policy), variables["params"]), plain)
+    params = dict(variables["params"])
+    stacked = params.pop("layers")
+    for index in range(module.repeats):
+        params[f"layers_{index}"] = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+    loss, found = gradient(module.copy(scan=False), params)
+    layers = [found.pop(f"layers_{index}") for index in range(module.repeats)]
+    found["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    jax.tree.map(close, (loss, found), plain)
+
+
+@every_mixer
+def test_gradients_in_bfloat16_are_finite_at_4096_tokens(name, key):
+    module, variables = built(name)
+    blocks = tuple(
+        block.copy(dtype="bfloat16", mixer=block.mixer.copy(dtype="bfloat16"))
+        for block in module.pattern
+    )
+    module = module.copy(pattern=blocks, repeats=1, dtype="bfloat16")
+    params = dict(variables["params"])
+    params["layers"] = jax.tree.map(lambda leaf: leaf[:1], params["layers"])
+    tokens = jax.random.randint(key, (1, 4096), 0, VOCABULARY)
+
+    def loss(params: dict) -> Array:
+        return jnp.square(module.apply({"params": params}, tokens)[0]).mean()
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
+
+
+def test_a_model_of_its_own_fields_is_hashable_and_equal():
+    assert MODELS["attention"]() == MODELS["attention"]()
+    assert hash(MODELS["attention"]()) == hash(MODELS["attention"]())
+
+
+def test_sequences_beyond_the_model_are_refused(key):
+    short = model(Block(Attention(4, 4)), max_length=8)
+    tokens = tokens_of(key)
+    with pytest.raises(UsageError, match="12 tokens exceed max_length=8"):
+        short.init(key, tokens)
+    with pytest.raises(UsageError, match="capacity=9 exceeds max_length=8"):
+        short.init_carry(1, 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"repeats": 0}, "repeats=0"),
+        ({"remat": "ful"}, "did you mean 'full'"),
+        ({"learned_positions": True}, "need its max_length"),
+    ],
+)
+def test_a_wrong_field_is_named(key, fields, message):
+    with pytest.raises(UsageError, match=message):
+        model(Block(Attention(4, 4)), **fields).init(key, tokens_of(key))
+
+
+def test_attention_that_sees_all_tokens_takes_no_carry(key):
+    both_ways = model(Block(Attention(4, 4, causal=False)))
+    with pytest.raises(UsageError, match="give no carry"):
+        both_ways.init(key, tokens_of(key), both_ways.init_carry(2, T))

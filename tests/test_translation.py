@@ -1,0 +1,199 @@
+"""Translation: loss and weights by hand, decoding, and what is refused."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deeplearn.errors import DataError, UsageError
+from deeplearn.models.encoder_decoder import lstm_encoder_decoder, transformer_encoder_decoder
+from deeplearn.tasks.task import Task
+from deeplearn.tasks.translation import Translation
+from deeplearn.types import Variables
+
+TASK = Translation(
+    transformer_encoder_decoder(9, 11, width=16, depth=1, heads=2, features=24, dropout=0.0),
+    smoothing=0.1,
+)
+BATCH = {
+    "source": jnp.asarray([[5, 3, 8, 2, 0, 0], [4, 8, 2, 6, 3, 2]]),
+    "target": jnp.asarray([[1, 7, 3, 2, 0], [1, 3, 10, 5, 2]]),
+}
+PLAIN = Translation(TASK.model)
+loss = jax.jit(TASK.loss)
+evaluate = jax.jit(TASK.evaluate)
+
+
+@functools.cache
+def variables() -> Variables:
+    found = jax.jit(TASK.init)(jax.random.key(1), BATCH)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 8 * leaf if path[-1].key == "kernel" else leaf, found
+    )
+
+
+def expected(smoothing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy and hits of each real label, from the logits: (7,) both."""
+    logits = TASK.model.apply(
+        variables(), BATCH["source"], BATCH["target"][:, :-1], method="teacher_forced"
+    )
+    nats = -np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)))
+    labels = np.asarray(BATCH["target"][:, 1:])
+    picked = np.take_along_axis(nats, labels[..., None], -1)[..., 0]
+    losses = (1 - smoothing) * picked + smoothing * nats.mean(-1)
+    return losses[labels > 0], (nats.argmin(-1) == labels)[labels > 0]
+
+
+def test_is_a_task():
+    assert isinstance(TASK, Task)
+
+
+def test_loss_and_accuracy_equal_the_hand_computation(key):
+    losses, hits = expected(smoothing=0.1)
+    value, aux = loss(variables(), BATCH, key)
+    np.testing.assert_allclose(value, losses.mean(), rtol=1e-5)
+    assert aux.weight == 7
+    np.testing.assert_allclose(aux.metrics["accuracy"].value, hits.mean())
+    losses, hits = expected(smoothing=0.0)
+    means = evaluate(variables(), BATCH)
+    assert set(means) == {"loss", "perplexity", "accuracy"}
+    np.testing.assert_allclose(means["loss"].value, losses.mean(), rtol=1e-5)
+    shown = means["perplexity"].shown(float(means["perplexity"].value))
+    np.testing.assert_allclose(shown, np.exp(losses.mean()), rtol=1e-5)
+    assert means["accuracy"] == aux.metrics["accuracy"]
+
+
+def test_a_row_counts_by_its_weight_and_its_tokens(key):
+    losses, _ = expected(smoothing=0.1)
+    value, aux = loss(variables(), {**BATCH, "mask": jnp.asarray([1.0, 0.5])}, key)
+    weights = [1, 1, 1, 0.5, 0.5, 0.5, 0.5]
+    np.testing.assert_allclose(value, np.average(losses, weights=weights), rtol=1e-5)
+    assert aux.weight == 5
+
+
+def test_no_weight_means_no_loss_and_no_gradient(key):
+    for batch in (
+        {**BATCH, "mask": jnp.zeros(2)},
+        {**BATCH, "target": BATCH["target"].at[:, 1:].set(0)},
+    ):
+        (value, aux), gradient = jax.value_and_grad(
+            lambda v, batch=batch: TASK.loss(v, batch, key), has_aux=True
+        )(variables())
+        assert (value, aux.weight) == (0, 0)
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_padding_changes_nothing(key):
+    padded = {name: jnp.pad(field, ((0, 0), (0, 3))) for name, field in BATCH.items()}
+    found, aux = loss(variables(), padded, key)
+    np.testing.assert_allclose(found, loss(variables(), BATCH, key)[0], rtol=1e-5)
+    assert aux.weight == 7
+
+
+def test_dropout_acts_in_training_only(key):
+    task = Translation(
+        transformer_encoder_decoder(9, 11, width=16, depth=1, heads=2, features=24, dropout=0.3)
+    )
+    value = jax.jit(task.loss)
+    assert value(variables(), BATCH, key)[0] != value(variables(), BATCH, jax.random.key(1))[0]
+    found = task.evaluate(variables(), BATCH)["loss"].value
+    np.testing.assert_allclose(found, evaluate(variables(), BATCH)["loss"].value, rtol=1e-5)
+
+
+def test_init_depends_on_shapes_and_key_only(key):
+    shapes = jax.eval_shape(TASK.init, key, BATCH)
+    longer = {"source": jnp.zeros((3, 9), int), "target": jnp.zeros((3, 4), int)}
+    assert shapes == jax.eval_shape(TASK.init, key, longer)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        transformer_encoder_decoder(9, 9, width=16, depth=1, heads=2, features=32, dropout=0.0),
+        lstm_encoder_decoder(9, 9, width=16, depth=1),
+    ],
+    ids=["transformer", "lstm"],
+)
+def test_learns_to_copy_and_decodes_it(key, model):
+    """Words of one to four letters from 3 on; the model sees all of them in training."""
+    generator = np.random.default_rng(0)
+    words = [tuple(generator.integers(3, 9, generator.integers(1, 5))) for _ in range(48)]
+    rows = np.zeros((len(words), 6), np.int32)
+    for row, word in zip(rows, words, strict=True):
+        row[: len(word) + 2] = [1, *word, 2]
+    batch = {"source": jnp.asarray(rows[:, 1:]), "target": jnp.asarray(rows)}
+    task, transform = Translation(model), optax.adam(1e-2)
+
+    @jax.jit
+    def trained(variables: Variables) -> Variables:
+        def step(carry: tuple, _: None) -> tuple:
+            variables, state = carry
+            gradients = jax.grad(lambda v: task.loss(v, batch, key)[0])(variables)
+            updates, state = transform.update(gradients, state)
+            return (optax.apply_updates(variables, updates), state), None
+
+        return jax.lax.scan(step, (variables, transform.init(variables)), length=150)[0][0]
+
+    learned = trained(jax.jit(task.init)(key, batch))
+    translate = jax.jit(task.translate, static_argnames=("count", "beams"))
+    for beams in (1, 3):
+        found = translate(learned, batch["source"], count=5, beams=beams)
+        right = np.where(rows[:, 1:] == 0, 2, rows[:, 1:])
+        assert (np.asarray(found) == right).all(1).mean() > 0.95
+
+
+def test_one_beam_takes_the_likeliest_token_each_time():
+    found = np.asarray(PLAIN.translate(variables(), BATCH["source"], count=4))
+    for row in range(2):
+        target, ended = [1], False
+        for place in range(4):
+            logits = TASK.model.apply(
+                variables(),
+                BATCH["source"],
+                jnp.asarray([target] * 2),
+                method="teacher_forced",
+            )
+            token = 2 if ended else int(logits[row, -1].argmax())
+            assert found[row, place] == token
+            ended = ended or token == 2
+            target.append(token)
+
+
+BAD = {
+    "source": (
+        {"source": np.array([[3, 9]])},
+        r"'source' in row 0 .* token 9 at place 1.*\[0, 8\]",
+    ),
+    "target": ({"target": np.array([[1, 3, 11]])}, r"'target' in row 0 .* token 11 at place 2"),
+    "negative": ({"target": np.array([[1, -1, 2]])}, "token -1"),
+    "floats": ({"source": np.ones((1, 3), np.float32)}, "'source' is float32"),
+    "too short": ({"target": np.array([[1]])}, "T of 2 or more"),
+    "missing": ({"target": None}, "no field 'target'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_batches_are_refused_in_one_line(name):
+    change, message = BAD[name]
+    batch = {"source": np.array([[3, 2]]), "target": np.array([[1, 3, 2]]), **change}
+    with pytest.raises(DataError, match=message) as caught:
+        TASK.check({key: value for key, value in batch.items() if value is not None})
+    assert "\n" not in str(caught.value)
+
+
+def test_good_batches_pass_and_padding_is_not_looked_at():
+    batch = {name: np.asarray(field) for name, field in BATCH.items()}
+    TASK.check(batch)
+    batch = {**batch, "source": batch["source"].copy(), "mask": np.array([1, 0])}
+    batch["source"][1] = 99
+    TASK.check(batch)
+
+
+def test_bad_smoothing_is_refused():
+    with pytest.raises(UsageError, match="smoothing = 1"):
+        Translation(TASK.model, smoothing=1.0)
