@@ -1,0 +1,15 @@
+"""A character-level LSTM on Shakespeare.
+
+    ./launch.sh train --experiment=lstm_shakespeare
+
+1,083,904 parameters. It has not been run in full yet.
+"""
+
+from deeplearn.experiment import Experiment
+from deeplearn.models.lstm import lstm
+from experiments._shakespeare import VOCABULARY, shakespeare
+
+
+def experiment() -> Experiment:
+    model = lstm(VOCABULARY.size, width=256, depth=2, dropout=0.2)
+    return shakespeare("lstm_shakespeare", model, learning_rate=3e-3)

@@ -1,0 +1,15 @@
+"""A character-level Mamba on Shakespeare.
+
+    ./launch.sh train --experiment=mamba_shakespeare
+
+941,312 parameters. It has not been run in full yet.
+"""
+
+from deeplearn.experiment import Experiment
+from deeplearn.models.mamba import MambaSizes, mamba
+from experiments._shakespeare import VOCABULARY, shakespeare
+
+
+def experiment() -> Experiment:
+    model = mamba(MambaSizes(VOCABULARY.size, width=128, depth=8), dropout=0.1)
+    return shakespeare("mamba_shakespeare", model, learning_rate=2e-3)
