@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from deeplearn.errors import Error, UsageError, did_you_mean
-from experiments import _command
+from experiments import _command, _interop
 from experiments._command import Flag, Mode
 
 INTERNAL_ERROR = 70
@@ -132,6 +132,7 @@ MODES = {
             "count": Flag("how many examples; default 8", "N", flags.DEFINE_integer, 8),
         },
     ),
+    **_interop.MODES,
     "bench": Mode(
         "measure against peers and print the ratios",
         bench,
