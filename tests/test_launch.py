@@ -258,6 +258,7 @@ def test_a_run_is_rebuilt_from_its_directory(command, tmp_path):
         (["evaluate", workdir, "--split=tset"], "no split 'tset'", 2),
         (["evaluate", workdir + "x"], "no run in", 2),
         (["sample", workdir, "--count=0"], "count=0 must be at least 1", 2),
+        (["sample", workdir, "--prompt=a"], "no use for --prompt: the task of this run is", 2),
         ([*train, "--set=batch_size=8"], "batch_size: 16 there, 8 now", 8),
         ([*train, "--set=batch_siz=8"], "did you mean 'batch_size'", 2),
         ([*train, "--set=batch_size=many"], "batch_size=many", 2),

@@ -139,14 +139,16 @@ class _Recorder:
         if module.path == ():
             self._share_out(path, module.variables.get("params", {}))
             self._models.pop()
-        arrays = jax.tree.leaves(output)
+        # A method may also return a module.
+        arrays = [leaf for leaf in jax.tree.leaves(output) if hasattr(leaf, "shape")]
         if arrays and not call.output:
             call.output = arrays[0].shape
         return output
 
     def _name(self, model: nn.Module) -> str:
         """The class of a model, with a number where another model has it; equal models are one."""
-        model = model.clone(parent=None)
+        # Deep, since a bound block in a field of the model cannot be hashed.
+        model = model.clone(parent=None, _deep_clone=True)
         kind = type(model).__name__
         alike = sum(type(other).__name__ == kind for other in self._names)
         return self._names.setdefault(model, f"{kind}_{alike + 1}" if alike else kind)
