@@ -65,18 +65,26 @@ def compiled(scan: Callable[..., Array], inputs: list[np.ndarray]) -> jax.stages
     return jax.jit(both).lower(*inputs).compile()
 
 
-def torch_scan(x, delta, A, B, C, D) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """The scan as transformers runs it without its kernels: a loop over tokens."""
+def torch_scan(x, delta, A, B, C, D, unbound: bool) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    """The scan as transformers runs it without its kernels: a loop over tokens.
+
+    `unbound` takes the tokens apart before the loop; as transformers has it, by index within, the
+    gradient of each token is a whole sequence of zeros around one.
+    """
     decay = torch.exp(delta[..., None] * A)
     inputs = (delta * x)[..., None] * B[:, :, None, :]
+    tokens = decay, inputs, C[..., None]
+    if unbound:
+        steps = list(zip(*(leaf.unbind(1) for leaf in tokens), strict=True))
     h, outputs = torch.zeros_like(inputs[:, 0]), []
     for t in range(x.shape[1]):
-        h = decay[:, t] * h + inputs[:, t]
-        outputs.append((h @ C[:, t, :, None]).squeeze(-1))
+        a, b, c = steps[t] if unbound else (leaf[:, t] for leaf in tokens)
+        h = a * h + b
+        outputs.append((h @ c).squeeze(-1))
     return torch.stack(outputs, dim=1) + D * x
 
 
-def scan_against_torch() -> Row:
+def scan_against_torch(name: str, unbound: bool) -> Row:
     """Our scan, as chosen for this backend, against the loop; values and gradients must agree."""
     torch.set_num_threads(THREADS)
     inputs = scan_inputs()
@@ -86,7 +94,7 @@ def scan_against_torch() -> Row:
     dy = torch.from_numpy(inputs[-1])
 
     def peer() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        y = torch_scan(*leaves)
+        y = torch_scan(*leaves, unbound=unbound)
         return y, torch.autograd.grad(y, leaves, dy)
 
     y, gradients = run(*ready)
@@ -94,8 +102,8 @@ def scan_against_torch() -> Row:
     for ours, theirs in zip((y, *gradients), (expected, *peers), strict=True):
         theirs = theirs.detach().numpy()
         np.testing.assert_allclose(ours, theirs, 1e-3, 1e-4 * np.abs(theirs).max())
-    ours = lambda: jax.block_until_ready(run(*ready))  # noqa: E731
-    return compare("MAM-1", WORK, "torch loop over tokens", ours, peer, 10)
+    form = "torch loop, unbound" if unbound else "torch loop as in transformers"
+    return compare(name, WORK, form, lambda: jax.block_until_ready(run(*ready)), peer, 10)
 
 
 def scan_against_tree(memory: bool) -> Row:
@@ -220,7 +228,8 @@ def step_against_transformers(name: str, parallel: bool, goal: float) -> Row:
 
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
     """Every measurement of this suite by its id; MAM-2-mambapy needs the package of that name."""
-    yield "MAM-1", scan_against_torch
+    yield "MAM-1", lambda: scan_against_torch("MAM-1", unbound=False)
+    yield "MAM-1-unbound", lambda: scan_against_torch("MAM-1-unbound", unbound=True)
     yield "MAM-2", lambda: step_against_transformers("MAM-2", False, 8)
     yield "MAM-2-mambapy", lambda: step_against_transformers("MAM-2-mambapy", True, 1.5)
     yield "MAM-3", lambda: scan_against_tree(memory=False)

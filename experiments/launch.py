@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from deeplearn.errors import Error, UsageError, did_you_mean
-from experiments import _command
+from experiments import _command, _interop, _sample
 from experiments._command import Flag, Mode
 
 INTERNAL_ERROR = 70
@@ -63,28 +63,6 @@ def evaluate(values: Any, rest: list[str]) -> int:
     return 0
 
 
-def sample(values: Any, rest: list[str]) -> int:
-    import deeplearn
-    from deeplearn.evaluate import predict
-
-    run = deeplearn.load(values.workdir)
-    split = values.split or ("test" if "test" in run.experiment.evaluation else None)
-    split = split or next(iter(run.experiment.evaluation), "test")
-    truth, predicted = predict(run, split, values.count)
-    name = "label" if "label" in predicted else "target"
-    print(f"{split:>8} {name:>12} {'predicted':>12} {'probability' * (name == 'label'):>12}")
-    for index, (known, value) in enumerate(zip(truth[name], predicted[name], strict=True)):
-        certainty = f"{predicted['probabilities'][index].max():12.4f}" if name == "label" else ""
-        print(f"{index:>8} {_cell(known)} {_cell(value)} {certainty}".rstrip())
-    return 0
-
-
-def _cell(value: Any) -> str:
-    """A label or target of one example, which may have several numbers."""
-    numbers = value.reshape(-1) if value.ndim else [value]
-    return " ".join(f"{number:.6g}" for number in numbers).rjust(12)
-
-
 def bench(values: Any, rest: list[str]) -> int:
     from benchmarks.__main__ import main
 
@@ -123,15 +101,8 @@ MODES = {
         evaluate,
         {"workdir": NEEDED_WORKDIR, "split": Flag("which evaluation data; default all", "NAME")},
     ),
-    "sample": Mode(
-        "show what a trained model predicts beside the truth",
-        sample,
-        {
-            "workdir": NEEDED_WORKDIR,
-            "split": Flag("which evaluation data; default test", "NAME"),
-            "count": Flag("how many examples; default 8", "N", flags.DEFINE_integer, 8),
-        },
-    ),
+    "sample": _sample.MODE,
+    **_interop.MODES,
     "bench": Mode(
         "measure against peers and print the ratios",
         bench,

@@ -16,6 +16,7 @@ from deeplearn.models.sequence import Block, SequenceModel
 from deeplearn.sampling import autoregressive
 from deeplearn.sampling.autoregressive import generate, stream
 from deeplearn.sampling.sampler import Sampler
+from deeplearn.sampling.unrolled import unrolled
 from deeplearn.types import Variables
 
 COUNT = 12
@@ -161,3 +162,18 @@ def test_a_stop_token_outside_the_vocabulary_is_refused():
         stream(*built("attention"), PROMPTS, Sampler(stop=(99,)), KEY)
     with pytest.raises(UsageError, match="chunk=0"):
         stream(*built("attention"), PROMPTS, Sampler(), KEY, chunk=0)
+
+
+@every_mixer
+def test_an_unrolled_model_decodes_as_the_scanned_one(name):
+    """Logits and carry, token by token; and its carry can be taken row by row."""
+    (module, variables), flat = built(name), unrolled(*built(name))
+    assert not flat[0].scan and unrolled(*flat)[0] is flat[0]
+    tokens = jnp.asarray([[3, 1], [4, 5]])
+    carries = []
+    for model_, state in ((module, variables), flat):
+        carry = model_.init_carry(2, 4)
+        logits, carry = jax.jit(model_.apply)(state, tokens, carry)
+        again, _ = jax.jit(model_.apply)(state, tokens[::-1], carry.take(jnp.asarray([1, 0])))
+        carries.append((logits, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *carries)

@@ -50,8 +50,8 @@ def test_without_a_mode_it_lists_modes_and_experiments(command):
 
 def test_every_experiment_has_a_line_and_the_machinery_is_none(command):
     experiments = _command.experiments()
-    files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
-    assert set(experiments) == files - {"__init__", "_command", "launch"}
+    files = {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
+    assert set(experiments) == files - {"launch"}
     assert "mlp_digits" in experiments
     for name, text in experiments.items():
         assert text and not text.startswith("("), name
@@ -258,6 +258,7 @@ def test_a_run_is_rebuilt_from_its_directory(command, tmp_path):
         (["evaluate", workdir, "--split=tset"], "no split 'tset'", 2),
         (["evaluate", workdir + "x"], "no run in", 2),
         (["sample", workdir, "--count=0"], "count=0 must be at least 1", 2),
+        (["sample", workdir, "--prompt=a"], "no use for --prompt: the task of this run is", 2),
         ([*train, "--set=batch_size=8"], "batch_size: 16 there, 8 now", 8),
         ([*train, "--set=batch_siz=8"], "did you mean 'batch_size'", 2),
         ([*train, "--set=batch_size=many"], "batch_size=many", 2),

@@ -12,10 +12,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from deeplearn.errors import DataError, UsageError, did_you_mean
+from deeplearn.experiment import record
 from deeplearn.interop import bert, gpt2, llama, mamba, resnet
 from deeplearn.interop.config import Config
 from deeplearn.interop.family import Family, shapes
-from deeplearn.interop.record import refuse_other_function, require_shapes
+from deeplearn.interop.record import first_difference, require_shapes
 from deeplearn.interop.table import read
 from deeplearn.interop.tensors import (
     SHARD_BYTES,
@@ -84,9 +85,14 @@ def save_pretrained(
     values = family.config(model, variables)
     config = Config(values, f"model_type {family.model_type}")
     try:
-        refuse_other_function(model, family.model(config))
+        found = first_difference(record(model), record(family.model(config)), set())
     except DataError as error:
         raise UsageError(f"the model cannot be written: {error}") from None
+    if found is not None:
+        field, ours, theirs = found
+        raise UsageError(
+            f"the model cannot be written: {field}={ours} has no counterpart, only {theirs}"
+        )
     leaves = flatten_dict(dict(variables), sep="/")
     expected = shapes(model, family.example(config), family.method(model))
     optional = {path for path in expected if re.fullmatch(family.optional, path)}

@@ -5,35 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flax import linen as nn
-
 from deeplearn.errors import UsageError
-from deeplearn.experiment import differences, record
+from deeplearn.experiment import differences
 
-# What only matters to training, to rounding, or to the layout of the parameters.
+# What only matters to training or to rounding.
 FREE = {
     "dropout",
     "dtype",
     "embedding_scale",
+    "implementation",
     "init_scale",
     "output_scale",
     "remat",
-    "scan",
-    "implementation",
 }
-# None stands for a default here; were it another than is written, shapes would differ.
+LAYOUT = {"scan"}
+"""What decides under which paths the parameters lie."""
+# None stands for a default here; were it another than the value, shapes would differ.
 DEFAULTED = {"kv_heads", "rank", "width"}
 
 
-def refuse_other_function(model: nn.Module, other: nn.Module) -> None:
-    """Raises `UsageError` where a field of `model` would be lost if it were written as `other`."""
-    for field, old, new in differences(_by_place(record(model)), _by_place(record(other))):
+def first_difference(old: Any, new: Any, decisive: set[str]) -> tuple[str, str, str] | None:
+    """A field in which two records of models compute something else, and both values for people.
+
+    Fields in `LAYOUT` count where they are `decisive`.
+    """
+    for field, here, there in differences(_by_place(old), _by_place(new)):
         name = field.rpartition(".")[2]
-        if name not in FREE and not (old is None and name in DEFAULTED):
-            raise UsageError(
-                f"the model cannot be written: {field}={_brief(old)} has no counterpart, only"
-                f" {_brief(new)}"
-            )
+        free = name in FREE | (LAYOUT - decisive)
+        if not free and not (name in DEFAULTED and here is None):
+            return field, _brief(here), _brief(there)
+    return None
 
 
 def require_shapes(leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -82,7 +82,8 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
         ddelta = (product * A[None]).sum(1)
         dx = (g * t.B[:, :, None]).sum(1)
         dB = jnp.einsum("bnd,bd->bn", g, t.x)
-        return (decay * g, dA + product * t.delta[:, None, :]), (ddelta, dx, dB)
+        dA = dA + (product * t.delta[:, None, :]).sum(0)
+        return (decay * g, dA), (ddelta, dx, dB)
 
     def chunk(carry: tuple, chunk: tuple) -> tuple[tuple, Tokens]:
         tokens, start, dy = chunk
@@ -92,9 +93,9 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
         dkeep = None if tokens.keep is None else jnp.zeros_like(tokens.keep)
         return carry, Tokens(*found, dC, dkeep)
 
-    carry = dlast, jnp.zeros_like(dlast)
+    carry = dlast, jnp.zeros_like(A)
     (dstate, dA), dtokens = lax.scan(chunk, carry, (tokens, starts, dy), reverse=True)
-    return dA.sum(0), dtokens, dstate
+    return dA, dtokens, dstate
 
 
 def _decay(A: Array, t: Tokens) -> Array:

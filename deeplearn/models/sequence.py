@@ -32,7 +32,7 @@ class Carry:
     """What a model knows of the tokens before: of each row the segment and the next position.
 
     `layers` has one entry for each block of the pattern, its leaves with the leading axes
-    (repeats, B).
+    (repeats, B). Of a model without scan it has such a tuple for each repetition: (1, B).
     """
 
     segment: Array
@@ -165,11 +165,12 @@ class SequenceModel(nn.Module):
                 " fewer tokens"
             )
         layers = tuple(block.mixer.init_carry(batch, capacity, dtype) for block in self.pattern)
+        length = self.repeats if self.scan else 1
         stacked = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf[None], (self.repeats, *leaf.shape)), layers
+            lambda leaf: jnp.broadcast_to(leaf[None], (length, *leaf.shape)), layers
         )
         zeros = jnp.zeros((batch,), jnp.int32)
-        return Carry(zeros, zeros, stacked)
+        return Carry(zeros, zeros, stacked if self.scan else (stacked,) * self.repeats)
 
     def __call__(
         self,
@@ -232,14 +233,12 @@ class SequenceModel(nn.Module):
         return self.embedding.embedding.T if self.tied else self.output
 
     def _unrolled(self, x: Array, layers: PyTree, context: Context) -> tuple[Array, PyTree]:
+        carries = (None,) * self.repeats if layers is None else layers
         after = []
-        for index, layer in enumerate(self.layers):
-            carry = jax.tree.map(lambda leaf, index=index: leaf[index], layers)
-            x, carry = layer(x, carry, context)
-            after.append(carry)
-        return x, None if layers is None else jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *after
-        )
+        for layer, states in zip(self.layers, carries, strict=True):
+            x, states = layer(x, jax.tree.map(lambda leaf: leaf[0], states), context)
+            after.append(jax.tree.map(lambda leaf: leaf[None], states))
+        return x, None if layers is None else tuple(after)
 
     def _check(self) -> None:
         for name in ("vocabulary", "width", "repeats"):

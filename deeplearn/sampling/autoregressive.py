@@ -24,6 +24,7 @@ from flax import struct
 from deeplearn.errors import UsageError
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.sampling.sampler import Sampler
+from deeplearn.sampling.unrolled import unrolled
 from deeplearn.types import Array, PyTree, Variables
 
 Step = Callable[[Array, PyTree, Array | None], tuple[Array, PyTree]]
@@ -160,6 +161,8 @@ def stream(
     segments = np.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
+    if jax.default_backend() == "cpu":
+        model, variables = unrolled(model, variables)
     state = _begin(model, variables, tokens, segments, rng, capacity)
     return _chunks(model, variables, state, sampler, chunk)
 
@@ -202,7 +205,7 @@ def _rounded(length: int) -> int:
 def _check(model: SequenceModel, prompts: Sequence[Sequence[int]], sampler: Sampler) -> int:
     """The length of the longest prompt; `UsageError` where the model cannot go on from one."""
     words = model.vocabulary
-    if not prompts:
+    if not len(prompts):
         raise UsageError("sampling needs a prompt; give at least one row of tokens")
     for row, prompt in enumerate(prompts):
         if not len(prompt):

@@ -7,8 +7,9 @@ is of the same document as the token before it. `mask` (B,) weighs rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from flax import linen as nn
 from deeplearn.errors import UsageError
 from deeplearn.layers.tiled_cross_entropy import tiled_softmax_cross_entropy
 from deeplearn.losses import softmax_cross_entropy
+from deeplearn.sampling.autoregressive import Request, stream
 from deeplearn.tasks.checks import require_fields, require_tokens
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
@@ -63,6 +65,11 @@ class Language:
             "bits_per_byte": Mean(loss.total / np.log(2), loss.weight * self.bytes_per_token),
         }
         return metrics if hits is None else {**metrics, "accuracy": Mean.of(hits, weight)}
+
+    def sample(self, variables: Variables, rng: Array, request: Request) -> Iterator[np.ndarray]:
+        """The continuations (B, K) of the prompts, some tokens at a time; see `stream`."""
+        model: Any = self.model
+        return stream(model, variables, request.prompts, request.sampler, rng)
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Raises `DataError` for tokens outside the vocabulary, or too few of them."""

@@ -1,0 +1,126 @@
+"""The mode `sample`: what a trained model says, in the form of its task.
+
+Temperature, top-k and top-p are flags beside those of the other modes: they change the text and
+not the model, so that one wants to turn them without training again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from deeplearn.errors import UsageError
+from experiments._command import Flag, Mode
+
+BEAMS = 4
+SAMPLING = {
+    "temperature": Flag("0 takes the likeliest token; default 1", "X", flags.DEFINE_float),
+    "top_k": Flag("draw from the K likeliest tokens; default all", "K", flags.DEFINE_integer),
+    "top_p": Flag("draw from the likeliest of probability P; default 1", "P", flags.DEFINE_float),
+}
+
+
+def sample(values: Any, rest: list[str]) -> int:
+    """Translates a text, goes on from a prompt, or predicts examples: whatever the task can."""
+    import deeplearn
+
+    run = deeplearn.load(values.workdir)
+    task = run.experiment.task
+    of_task: tuple[str, ...]
+    if hasattr(task, "translate"):
+        show, of_task = _translate, ("text", "to")
+    elif hasattr(task, "sample"):
+        show, of_task = _write, ("prompt", *SAMPLING, "seed")
+    else:
+        show, of_task = _predict, ("split",)
+    for name in MODE.flags:
+        if name not in ("workdir", "count", *of_task) and values[name].value is not None:
+            raise UsageError(
+                f"sample has no use for --{name}: the task of this run is {type(task).__name__}"
+            )
+    return show(run, values)
+
+
+def _translate(run: Any, values: Any) -> int:
+    import jax
+
+    from deeplearn.data.vocabulary import SPECIALS
+    from deeplearn.step import evaluation_variables
+
+    pairs = run.experiment.train
+    if not values.text:
+        raise UsageError("sample needs --text=TEXT to translate")
+    if bool(values.to) != pairs.language_token:
+        others = [name[1:-1] for name in pairs.source_vocabulary.specials if name not in SPECIALS]
+        known = f"sample needs --to, one of: {', '.join(sorted(others))}"
+        raise UsageError(known if others else "the model of this run knows one way: leave out --to")
+    source = pairs.encode_source(values.text, values.to or "")[None]
+    count = pairs.target_length if values.count is None else values.count
+    translate = jax.jit(run.experiment.task.translate, static_argnames=("count", "beams"))
+    found = translate(evaluation_variables(run.state), source, count=count, beams=BEAMS)
+    print(pairs.target_vocabulary.decode(jax.device_get(found)[0]))
+    return 0
+
+
+def _write(run: Any, values: Any) -> int:
+    import jax
+
+    from deeplearn.data.vocabulary import END
+    from deeplearn.sampling.autoregressive import Request
+    from deeplearn.sampling.sampler import Sampler
+    from deeplearn.sampling.writing import texts
+    from deeplearn.step import evaluation_variables
+
+    if values.prompt is None:
+        raise UsageError("sample needs --prompt=TEXT to go on from")
+    vocabulary = run.experiment.train.vocabulary
+    stop = (vocabulary.special(END),) if END in vocabulary.specials else ()
+    options = {name: values[name].value for name in ("count", *SAMPLING)}
+    given = {name: value for name, value in options.items() if value is not None}
+    prompt = tuple(map(int, vocabulary.encode(values.prompt)))
+    chunks = run.experiment.task.sample(
+        evaluation_variables(run.state),
+        jax.random.key(values.seed or 0),
+        Request((prompt,), Sampler(stop=stop, **given)),
+    )
+    for text in texts(prompt, (chunk[0] for chunk in chunks), vocabulary, stop):
+        print(text, end="", flush=True)
+    print()
+    return 0
+
+
+def _predict(run: Any, values: Any) -> int:
+    from deeplearn.evaluate import predict
+
+    split = values.split or ("test" if "test" in run.experiment.evaluation else None)
+    split = split or next(iter(run.experiment.evaluation), "test")
+    truth, predicted = predict(run, split, 8 if values.count is None else values.count)
+    name = "label" if "label" in predicted else "target"
+    print(f"{split:>8} {name:>12} {'predicted':>12} {'probability' * (name == 'label'):>12}")
+    for index, (known, value) in enumerate(zip(truth[name], predicted[name], strict=True)):
+        certainty = f"{predicted['probabilities'][index].max():12.4f}" if name == "label" else ""
+        print(f"{index:>8} {_cell(known)} {_cell(value)} {certainty}".rstrip())
+    return 0
+
+
+def _cell(value: Any) -> str:
+    """A label or target of one example, which may have several numbers."""
+    numbers = value.reshape(-1) if value.ndim else [value]
+    return " ".join(f"{number:.6g}" for number in numbers).rjust(12)
+
+
+MODE = Mode(
+    "go on from a prompt, translate, or show predictions beside the truth, by the task",
+    sample,
+    {
+        "workdir": Flag("the run directory", "DIR", required=True),
+        "split": Flag("which evaluation data; default test", "NAME"),
+        "count": Flag("examples, default 8; or tokens, default 256", "N", flags.DEFINE_integer),
+        "prompt": Flag("the text to go on from", "TEXT"),
+        **SAMPLING,
+        "seed": Flag("another number draws another text; default 0", "N", flags.DEFINE_integer),
+        "text": Flag("the text to translate", "TEXT"),
+        "to": Flag("the language to translate into, where there are several", "NAME"),
+    },
+)
