@@ -38,7 +38,8 @@ def chunked_scan(
     """
     # Tokens behind the end leave the state as it is: Δ = 0, x = 0, keep = 1.
     kept = None if keep is None else split_time(keep, _CHUNK, 1.0)
-    tokens = Tokens(*(split_time(leaf, _CHUNK) for leaf in (delta, x, B, C)), kept)
+    chunks = [split_time(leaf, _CHUNK) for leaf in (delta, x, B, C)]
+    tokens = Tokens(chunks[0], chunks[1], chunks[2], chunks[3], kept)
     y, last = _scan(A.T, tokens, state.swapaxes(1, 2))
     return join_time(y, len(x)), last.swapaxes(1, 2)
 
@@ -50,8 +51,8 @@ def _scan(A: Array, tokens: Tokens, state: Array) -> tuple[Array, Array]:
 
 
 def _forward(A: Array, tokens: Tokens, state: Array) -> tuple[tuple[Array, Array], tuple]:
-    def token(h: Array, t: tuple[Array, Tokens]) -> tuple[Array, Array]:
-        decay, t = t
+    def token(h: Array, at: tuple[Array, Tokens]) -> tuple[Array, Array]:
+        decay, t = at
         h = decay * h + t.B[:, :, None] * t.x[:, None, :]
         return h, jnp.einsum("bnd,bn->bd", h, t.C)
 
@@ -67,16 +68,16 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
     A, tokens, starts = residual
     dy, dlast = gradient
 
-    def again(h: Array, t: tuple[Array, Tokens, Array]) -> tuple[Array, tuple[Array, Array]]:
-        decay, t, dy = t
+    def again(h: Array, at: tuple[Array, Tokens, Array]) -> tuple[Array, tuple[Array, Array]]:
+        decay, t, dy = at
         decayed = decay * h
         h = decayed + t.B[:, :, None] * t.x[:, None, :]
         return h, (decayed, jnp.einsum("bnd,bd->bn", h, dy))
 
-    def back(carry: tuple, t: tuple) -> tuple[tuple, tuple]:
+    def back(carry: tuple, at: tuple[Array, Array, Tokens, Array]) -> tuple[tuple, tuple]:
         # With g = dL/dh, each gradient is a sum of g, or of g times the decayed state.
         g, dA = carry
-        decay, decayed, t, dy = t
+        decay, decayed, t, dy = at
         g = g + t.C[:, :, None] * dy[:, None, :]
         product = g * decayed
         ddelta = (product * A[None]).sum(1)
@@ -85,13 +86,13 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
         dA = dA + (product * t.delta[:, None, :]).sum(0)
         return (decay * g, dA), (ddelta, dx, dB)
 
-    def chunk(carry: tuple, chunk: tuple) -> tuple[tuple, Tokens]:
-        tokens, start, dy = chunk
+    def chunk(carry: tuple, at: tuple[Tokens, Array, Array]) -> tuple[tuple, Tokens]:
+        tokens, start, dy = at
         decay = _decay(A, tokens)
         _, (decayed, dC) = lax.scan(again, start, (decay, tokens, dy))
-        carry, found = lax.scan(back, carry, (decay, decayed, tokens, dy), reverse=True)
+        carry, (ddelta, dx, dB) = lax.scan(back, carry, (decay, decayed, tokens, dy), reverse=True)
         dkeep = None if tokens.keep is None else jnp.zeros_like(tokens.keep)
-        return carry, Tokens(*found, dC, dkeep)
+        return carry, Tokens(ddelta, dx, dB, dC, dkeep)
 
     carry = dlast, jnp.zeros_like(A)
     (dstate, dA), dtokens = lax.scan(chunk, carry, (tokens, starts, dy), reverse=True)
