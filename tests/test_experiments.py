@@ -22,10 +22,19 @@ COMMON = [
     "save_every=2",
 ]
 SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
+SHORT_TEXT = [
+    "task.model.repeats=1",
+    "train.length=16",
+    "evaluation.validation.length=16",
+    "evaluation.validation.stride=4000",
+]
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "lstm_shakespeare": SHORT_TEXT,
+    "mamba_shakespeare": SHORT_TEXT,
+    "rnn_shakespeare": SHORT_TEXT,
     "mlp_breast_cancer": ["task.model.hidden=(8,)"],
     "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
     "mlp_digits": ["task.model.hidden=(8,)"],
@@ -38,6 +47,7 @@ SHRUNK = {
         "train.size=32",
         "evaluation.validation.size=32",
     ],
+    "transformer_shakespeare": SHORT_TEXT,
 }
 
 
