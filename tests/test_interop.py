@@ -142,6 +142,8 @@ def test_export_then_import_is_equal_to_the_bit(name, shard_bytes, tmp_path):
     variables = random_variables(model)
     save_pretrained(tmp_path / "out", model, variables, shard_bytes)
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    readable = (tmp_path / "out" / "config.json").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "out").iterdir()} == {readable}
     if shard_bytes == 3000:
         assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
     else:
@@ -260,6 +262,32 @@ def test_a_missing_or_unknown_tensor_is_named(saved):
 def test_a_setting_that_cannot_be_expressed_is_refused(saved, damage, wanted):
     configure(saved, **damage)
     assert wanted in refused(from_pretrained, saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("bert", "architectures", ["BertForSequenceClassification"]),
+        ("bert", "hidden_act", "relu"),
+        ("bert", "is_decoder", True),
+        ("bert", "position_embedding_type", "relative_key"),
+        ("gpt2", "activation_function", "relu"),
+        ("gpt2", "n_inner", 7),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("mamba", "use_bias", True),
+        ("mamba", "use_conv_bias", False),
+        ("mamba2", "n_groups", 2),
+        ("mamba2", "num_heads", 5),
+        ("mamba2", "time_step_limit", [0.0, 1.0]),
+        ("resnet", "depths", [3, 4, 6, 4]),
+        ("resnet", "downsample_in_bottleneck", True),
+        ("resnet", "hidden_sizes", [8, 16, 32, 65]),
+    ],
+)
+def test_a_setting_of_every_family_is_refused_by_its_name(name, field, value, tmp_path):
+    config = json.loads(str(np.load(GOLDEN / f"pretrained_{name}.npz")["config"]))
+    (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
+    assert f"{field}={value!r}" in refused(from_pretrained, tmp_path)
 
 
 def test_settings_of_both_versions_give_the_rotary_base(saved):
