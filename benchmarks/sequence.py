@@ -216,13 +216,13 @@ def step_against_transformers(name: str, parallel: bool, goal: float) -> Row:
     """A step of Adam; the first 20 losses must agree."""
     torch.set_num_threads(THREADS)
     generator = np.random.default_rng(0)
-    batch = {"tokens": generator.integers(0, SIZES.vocabulary, (4, 257)).astype(np.int32)}
+    batch = {"tokens": generator.integers(0, SIZES.vocabulary, (8, 129)).astype(np.int32)}
     ours = Step(batch)
     peer = PeerStep(ours.params, batch, parallel)
     losses = [(ours(), peer()) for _ in range(20)]
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-2)
     form = "transformers, mambapy" if parallel else "transformers"
-    work = "Mamba L4 D128 V256 B4 T256 step"
+    work = "Mamba L4 D128 V256 B8 T128 step"
     return compare(name, work, form, ours, peer, goal, rounds=5)
 
 

@@ -177,6 +177,8 @@ def _write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     laid_out = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
     try:
         save_file(laid_out, path, metadata={"format": "pt"})
+        # The library makes files that only their owner may read, whatever the umask.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be written: {error}; free the space") from None
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax import lax
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.causal_convolution import CausalConv
 from deeplearn.layers.dense import Dense
-from deeplearn.layers.normalization import RMSNorm
 from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.recurrence import selective_scan
 from deeplearn.types import Array, Context
@@ -152,8 +152,7 @@ class Mamba2(nn.Module):
             holds=context.holds,
             implementation=self.implementation,
         )
-        y = y.reshape(*y.shape[:2], inner) * jax.nn.silu(z)
-        y = RMSNorm(1e-5, dtype=self.dtype, name="norm")(y)
+        y = _GatedNorm(self.groups, self.dtype, name="norm")(y.reshape(z.shape), z)
         init = _scaled_uniform(self.output_scale)
         y = dense(self.width, kernel_init=init, name="out_proj")(y)
         return y, None if carry is None else MambaCarry(window, state)
@@ -177,6 +176,23 @@ class Mamba2(nn.Module):
                 f"Mamba2: {self._inner // self.head_width} heads do not divide into"
                 f" groups={self.groups}"
             )
+
+
+class _GatedNorm(nn.Module):
+    """RMSNorm of y·silu(z) (B, T, D), in fp32 or wider, each of `groups` parts of D by itself."""
+
+    groups: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, y: Array, z: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones_init(), y.shape[-1:])
+        wide = jnp.promote_types(y.dtype, jnp.float32)
+        x = y.astype(wide) * jax.nn.silu(z.astype(wide))
+        x = x.reshape(*y.shape[:-1], self.groups, -1)
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+        x = x.reshape(y.shape) * jnp.broadcast_to(scale, y.shape)
+        return x.astype(compute_dtype(self.dtype))
 
 
 def _check_width(mixer: Mamba | Mamba2, u: Array) -> None:
