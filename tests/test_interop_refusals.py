@@ -97,7 +97,6 @@ def test_a_setting_that_cannot_be_expressed_is_refused(saved, damage, wanted):
         ("gpt2", "scale_attn_by_inverse_layer_idx", True),
         ("mamba", "use_bias", True),
         ("mamba", "use_conv_bias", False),
-        ("mamba2", "n_groups", 2),
         ("mamba2", "num_heads", 5),
         ("mamba2", "time_step_limit", [0.0, 1.0]),
         ("resnet", "depths", [3, 4, 6, 4]),

@@ -110,8 +110,6 @@ def _model2(config: Config) -> SequenceModel:
     head_width = config.size("head_dim", 64)
     _expect_of_both(config)
     config.expect("num_heads", expansion * width // head_width)
-    # Ours normalizes over all groups, theirs over each.
-    config.expect("n_groups", 1)
     # Newer versions write infinity as an object, since JSON has no word for it.
     config.expect("time_step_limit", [0.0, math.inf], [0.0, {"__float__": "Infinity"}])
     # Unused: this form has no bottleneck.
@@ -122,6 +120,7 @@ def _model2(config: Config) -> SequenceModel:
         depth=config.size("num_hidden_layers", 64),
         state_size=config.size("state_size", 128),
         head_width=head_width,
+        groups=config.size("n_groups", 8),
     )
     return _with_mixer(
         mamba(sizes),

@@ -71,7 +71,7 @@ MODELS = {
     ),
     "mamba2": (
         AutoModelForCausalLM,
-        Mamba2Config(state_size=5, num_heads=6, head_dim=8, n_groups=1, chunk_size=8, **MAMBA),
+        Mamba2Config(state_size=5, num_heads=6, head_dim=8, n_groups=2, chunk_size=8, **MAMBA),
     ),
     "resnet": (
         AutoModelForImageClassification,
