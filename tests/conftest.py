@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +25,13 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Equal programs of different tests are compiled once; nothing outlives the session."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Frees what a file has compiled: thousands of programs exhaust a process's memory mappings."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
