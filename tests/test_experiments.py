@@ -1,11 +1,13 @@
 """Every experiment, shrunk by overrides, builds, trains a few steps, stops and goes on."""
 
 import importlib
+import itertools
 
 import pytest
 import tensorflow_datasets as tfds
 from test_train import At, terminate
 
+from deeplearn.data.corpus import Pair
 from deeplearn.errors import Preempted
 from deeplearn.experiment import record
 from deeplearn.overrides import override
@@ -21,6 +23,20 @@ COMMON = [
     "evaluate_every=4",
     "save_every=2",
 ]
+SMALL_TEXT = [
+    "task.model.encoder.width=8",
+    "task.model.decoder.width=8",
+    "task.model.encoder.repeats=1",
+    "task.model.decoder.repeats=1",
+    "task.model.encoder.vocabulary=300",
+    "task.model.decoder.vocabulary=300",
+    *(
+        f"{source}.{side}_{field}"
+        for source in ("train", "evaluation.validation", "evaluation.test")
+        for side in ("source", "target")
+        for field in ("vocabulary.size_limit=300", "length=40")
+    ),
+]
 SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 SHORT_TEXT = [
     "task.model.repeats=1",
@@ -35,6 +51,7 @@ SHRUNK = {
     "lstm_shakespeare": SHORT_TEXT,
     "mamba_shakespeare": SHORT_TEXT,
     "rnn_shakespeare": SHORT_TEXT,
+    "lstm_phonemes": ["task.model.encoder.repeats=1"],
     "mlp_breast_cancer": ["task.model.hidden=(8,)"],
     "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
     "mlp_digits": ["task.model.hidden=(8,)"],
@@ -48,6 +65,8 @@ SHRUNK = {
         "evaluation.validation.size=32",
     ],
     "transformer_shakespeare": SHORT_TEXT,
+    "transformer_translate": SMALL_TEXT,
+    "transformer_wmt": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
 }
 
 
@@ -59,6 +78,19 @@ def source(name):
     return importlib.import_module(f"experiments.{name}").experiment()
 
 
+def help_pairs(language, split, data_dir):
+    return [
+        Pair(f"Choose {split} {number}", f"{number} wählen {split}", language)
+        for number in range(32)
+    ]
+
+
+def entries(stress):
+    """Words of three letters, said as they are spelled."""
+    words = map("".join, itertools.product("bdfgk", repeat=3))
+    return {word: (" ".join(word.upper()),) for word in words}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def mock(tmp_path_factory):
     """Random examples of the right shapes for every TFDS name, and nothing on disk."""
@@ -66,6 +98,8 @@ def mock(tmp_path_factory):
         patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
         # The stock builders can be mocked; ours would prepare the real data.
         patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
+        patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
+        patch.setattr("deeplearn.data.cmudict._entries", entries)
         yield
 
 

@@ -23,6 +23,7 @@ TOKENS[0, 12:] = 0
 BATCH = {"tokens": jnp.asarray(TOKENS)}
 loss = jax.jit(TASK.loss)
 evaluate = jax.jit(TASK.evaluate)
+gradients = jax.jit(jax.value_and_grad(TASK.loss, has_aux=True))
 
 
 @functools.cache
@@ -83,16 +84,14 @@ def test_training_draws_anew_and_evaluation_never(key):
 
 def test_evaluation_of_a_row_depends_on_nothing_but_the_row():
     whole = evaluate(variables(), BATCH)
-    alone = [
-        TASK.evaluate(variables(), {"tokens": BATCH["tokens"][row : row + 1]}) for row in range(4)
-    ]
-    padded = TASK.evaluate(variables(), {"tokens": jnp.pad(BATCH["tokens"], ((0, 0), (0, 5)))})
+    alone = [evaluate(variables(), {"tokens": BATCH["tokens"][row : row + 1]}) for row in range(4)]
+    padded = evaluate(variables(), {"tokens": jnp.pad(BATCH["tokens"], ((0, 0), (0, 5)))})
     for name in ("loss", "accuracy"):
         total = sum(float(means[name].total) for means in alone)
         np.testing.assert_allclose(whole[name].total, total, rtol=1e-5)
         np.testing.assert_allclose(padded[name].total, total, rtol=1e-5)
     assert whole["loss"].weight == sum(float(means["loss"].weight) for means in alone)
-    changed = TASK.evaluate(variables(), {"tokens": BATCH["tokens"].at[0, 3].add(-1)})
+    changed = evaluate(variables(), {"tokens": BATCH["tokens"].at[0, 3].add(-1)})
     assert changed["loss"].weight != whole["loss"].weight
 
 
@@ -109,11 +108,15 @@ def test_weights_of_rows_weigh_and_no_weight_means_no_loss(key):
     other = BATCH["tokens"].at[0].set(39).at[2].set(38)
     np.testing.assert_allclose(loss(variables(), {"tokens": other, "mask": mask}, key)[0], value)
     for batch in ({**BATCH, "mask": jnp.zeros(4)}, {"tokens": jnp.zeros((4, 20), jnp.int32)}):
-        (value, aux), gradient = jax.value_and_grad(
-            lambda v, batch=batch: TASK.loss(v, batch, key), has_aux=True
-        )(variables())
+        (value, aux), gradient = gradients(variables(), batch, key)
         assert (value, aux.weight) == (0, 0)
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_masked_row_may_hold_anything(key):
+    batch = {"tokens": BATCH["tokens"].at[1].set(99), "mask": jnp.asarray([1.0, 0, 1, 1])}
+    _, gradient = gradients(variables(), batch, key)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_wrong_tokens_are_refused():

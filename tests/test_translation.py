@@ -14,7 +14,7 @@ from deeplearn.errors import DataError, UsageError
 from deeplearn.models.encoder_decoder import lstm_encoder_decoder, transformer_encoder_decoder
 from deeplearn.tasks.task import Task
 from deeplearn.tasks.translation import Translation
-from deeplearn.types import Variables
+from deeplearn.types import Array, Variables
 
 TASK = Translation(
     transformer_encoder_decoder(9, 11, width=16, depth=1, heads=2, features=24, dropout=0.0),
@@ -27,6 +27,14 @@ BATCH = {
 PLAIN = Translation(TASK.model)
 loss = jax.jit(TASK.loss)
 evaluate = jax.jit(TASK.evaluate)
+gradients = jax.jit(jax.value_and_grad(TASK.loss, has_aux=True))
+
+
+@functools.partial(jax.jit, static_argnames=("task", "count", "beams"))
+def translate(
+    task: Translation, variables: Variables, source: Array, count: int, beams: int = 1
+) -> Array:
+    return task.translate(variables, source, count, beams)
 
 
 @functools.cache
@@ -81,11 +89,17 @@ def test_no_weight_means_no_loss_and_no_gradient(key):
         {**BATCH, "mask": jnp.zeros(2)},
         {**BATCH, "target": BATCH["target"].at[:, 1:].set(0)},
     ):
-        (value, aux), gradient = jax.value_and_grad(
-            lambda v, batch=batch: TASK.loss(v, batch, key), has_aux=True
-        )(variables())
+        (value, aux), gradient = gradients(variables(), batch, key)
         assert (value, aux.weight) == (0, 0)
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_masked_row_may_hold_anything(key):
+    batch = {name: field.at[1].set(99) for name, field in BATCH.items()}
+    batch["mask"] = jnp.asarray([1.0, 0.0])
+    (value, _), gradient = gradients(variables(), batch, key)
+    np.testing.assert_allclose(value, loss(variables(), {**batch, **BATCH}, key)[0], rtol=1e-5)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_padding_changes_nothing(key):
@@ -140,28 +154,31 @@ def test_learns_to_copy_and_decodes_it(key, model):
         return jax.lax.scan(step, (variables, transform.init(variables)), length=150)[0][0]
 
     learned = trained(jax.jit(task.init)(key, batch))
-    translate = jax.jit(task.translate, static_argnames=("count", "beams"))
     for beams in (1, 3):
-        found = translate(learned, batch["source"], count=5, beams=beams)
+        found = translate(task, learned, batch["source"], count=5, beams=beams)
         right = np.where(rows[:, 1:] == 0, 2, rows[:, 1:])
         assert (np.asarray(found) == right).all(1).mean() > 0.95
 
 
 def test_one_beam_takes_the_likeliest_token_each_time():
-    found = np.asarray(PLAIN.translate(variables(), BATCH["source"], count=4))
-    for row in range(2):
-        target, ended = [1], False
-        for place in range(4):
-            logits = TASK.model.apply(
-                variables(),
-                BATCH["source"],
-                jnp.asarray([target] * 2),
-                method="teacher_forced",
-            )
-            token = 2 if ended else int(logits[row, -1].argmax())
-            assert found[row, place] == token
-            ended = ended or token == 2
-            target.append(token)
+    found = np.asarray(translate(PLAIN, variables(), BATCH["source"], count=4))
+    logits = TASK.model.apply(
+        variables(),
+        BATCH["source"],
+        jnp.pad(jnp.asarray(found[:, :-1]), ((0, 0), (1, 0)), constant_values=1),
+        method="teacher_forced",
+    )
+    likeliest = np.asarray(logits.argmax(-1))
+    ended = np.cumsum(found == 2, axis=1) - (found == 2) > 0
+    np.testing.assert_array_equal(found, np.where(ended, 2, likeliest))
+
+
+def test_what_has_ended_repeats_its_end():
+    free = np.asarray(translate(PLAIN, variables(), BATCH["source"], count=4))
+    end = int(free[0, 1])
+    assert not (free[0] == end).all()
+    found = translate(Translation(TASK.model, end=end), variables(), BATCH["source"], count=4)
+    assert found[0].tolist() == [free[0, 0], end, end, end]
 
 
 BAD = {

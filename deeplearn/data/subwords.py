@@ -94,6 +94,11 @@ class LearnedBPE(_Subwords):
     special_names: tuple[str, ...] = ()
 
     @property
+    def specials(self) -> tuple[str, ...]:
+        """The names of the special tokens; nothing is learned to know them."""
+        return self.special_names
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, learned once in a process."""
         return _learned(self.corpus, self.size_limit, self.special_names)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -30,17 +31,21 @@ from deeplearn.models.bidirectional import Bidirectional
 from deeplearn.models.encoder import encode
 from deeplearn.models.lstm import LSTM
 from deeplearn.models.sequence import Block, Carry, SequenceModel
-from deeplearn.types import Array
+from deeplearn.types import Array, PyTree
 
-Memories = tuple[Memory | None, ...]
-"""One for each block of the decoder's pattern, its leaves with the leading axes (repeats, B)."""
+Memories = tuple
+"""The layers of a carry with a `Memory` where there is cross attention, and None elsewhere."""
 
 
 def with_memory(carry: Carry, memory: Memories) -> Carry:
-    """The carry with the memory of a source in the blocks that attend to it."""
-    pairs = zip(carry.layers, memory, strict=True)
-    layers = tuple(old if new is None else new for old, new in pairs)
-    return Carry(carry.segment, carry.position, layers)
+    """The carry with the memory of a source in the layers that attend to it."""
+    return Carry(carry.segment, carry.position, _filled(carry.layers, memory))
+
+
+def _filled(layers: PyTree, memory: PyTree) -> PyTree:
+    if isinstance(memory, tuple):
+        return tuple(map(_filled, layers, memory))
+    return layers if memory is None else memory
 
 
 class EncoderDecoder(nn.Module):
@@ -99,7 +104,13 @@ class EncoderDecoder(nn.Module):
             each = jnp.broadcast_to(segments[None], (repeats, *segments.shape))
             memories.append(Memory(keys, values, each))
             start += width
-        return tuple(memories)
+        layers = tuple(memories)
+        if self.decoder.scan:
+            return layers
+        return tuple(
+            jax.tree.map(lambda leaf, at=index: leaf[at : at + 1], layers)
+            for index in range(repeats)
+        )
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> Carry:
         """The carry before the first token, still without a memory: see `with_memory`."""
@@ -137,7 +148,7 @@ class EncoderDecoder(nn.Module):
         """
         memory = self.encode(source, source_segments, train=train)
         zeros = jnp.zeros(tokens.shape[:1], jnp.int32)
-        carry = with_memory(Carry(zeros, zeros, (None,) * len(memory)), memory)
+        carry = Carry(zeros, zeros, memory)
         return self.decoder(tokens, carry, segments=segments, train=train)[0]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -19,6 +20,7 @@ from deeplearn.losses import softmax_cross_entropy
 from deeplearn.metrics import accuracy
 from deeplearn.sampling.autoregressive import step_of
 from deeplearn.sampling.beam import beam_search
+from deeplearn.sampling.unrolled import unrolled
 from deeplearn.tasks.checks import require_fields, require_tokens
 from deeplearn.tasks.forward import cleared
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
@@ -72,10 +74,16 @@ class Translation:
         What has ended repeats the token `end`. One beam is greedy decoding; `beam_search` has the
         length penalty.
         """
-        carry = self.model.apply(variables, source, count, method="start")
+        model = self.model
+        if jax.default_backend() == "cpu":
+            params = dict(variables["params"])
+            decoder, alone = unrolled(model.decoder, {"params": params["decoder"]})
+            model = model.copy(decoder=decoder)
+            variables = {**variables, "params": {**params, "decoder": alone["params"]}}
+        carry = model.apply(variables, source, count, method="start")
         first = jnp.full(source.shape[:1], self.begin, source.dtype)
         tokens, _ = beam_search(
-            step_of(self.model, variables),
+            step_of(model, variables),
             carry,
             first,
             beams=beams,

@@ -1,0 +1,41 @@
+"""An LSTM encoder–decoder with attention spells out how English words are said.
+
+    ./launch.sh train --experiment=lstm_phonemes
+
+The CMU dictionary, words split by hash, phonemes without stress.
+"""
+
+from deeplearn.data.cmudict import LETTERS, PHONEMES, Pronunciations
+from deeplearn.data.pairs import Pairs
+from deeplearn.data.vocabulary import SPECIALS, Characters, Symbols
+from deeplearn.experiment import Experiment
+from deeplearn.models.encoder_decoder import lstm_encoder_decoder
+from deeplearn.optimizers import AdamW
+from deeplearn.schedules import Cosine
+from deeplearn.tasks.translation import Translation
+
+LETTER, PHONEME = Characters(LETTERS, SPECIALS), Symbols(PHONEMES, SPECIALS)
+
+
+def words(split: str, length: int) -> Pairs:
+    return Pairs(Pronunciations(), split, LETTER, PHONEME, length, length)
+
+
+def experiment() -> Experiment:
+    model = lstm_encoder_decoder(LETTER.size, PHONEME.size, width=192, depth=2, dropout=0.2)
+    return Experiment(
+        name="lstm_phonemes",
+        task=Translation(model),
+        # 0.3 % of the training pairs need more than 16 letters or phonemes; no held-out word is
+        # longer than 24.
+        train=words("train", 16),
+        evaluation={split: words(split, 24) for split in ("validation", "test")},
+        optimizer=AdamW(
+            learning_rate=3e-3, schedule=Cosine(warmup=200), weight_decay=0.01, clip_norm=1.0
+        ),
+        steps=5000,
+        batch_size=256,
+        log_every=100,
+        evaluate_every=500,
+        save_every=500,
+    )

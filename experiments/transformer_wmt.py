@@ -1,0 +1,40 @@
+"""The base Transformer of Vaswani et al. on WMT 2014, English to German, in bfloat16.
+
+    ./launch.sh train --experiment=transformer_wmt
+
+Not run in full: tested on mock data, shrunk.
+"""
+
+from deeplearn.data.pairs import Pairs
+from deeplearn.data.subwords import LearnedBPE
+from deeplearn.data.tfds_pairs import TfdsPairs
+from deeplearn.data.vocabulary import SPECIALS
+from deeplearn.experiment import Experiment
+from deeplearn.models.encoder_decoder import transformer_encoder_decoder
+from deeplearn.optimizers import AdamW
+from deeplearn.schedules import Cosine
+from deeplearn.tasks.translation import Translation
+
+CORPUS = TfdsPairs("wmt14_translate/de-en", source="en", target="de")
+SUBWORDS = LearnedBPE(CORPUS, 37_000, SPECIALS)
+
+
+def pairs(split: str, length: int) -> Pairs:
+    return Pairs(CORPUS, split, SUBWORDS, SUBWORDS, length, length)
+
+
+def experiment() -> Experiment:
+    size = SUBWORDS.size_limit
+    return Experiment(
+        name="transformer_wmt",
+        task=Translation(transformer_encoder_decoder(size, size, dtype="bfloat16"), smoothing=0.1),
+        train=pairs("train", 128),
+        evaluation={split: pairs(split, 256) for split in ("validation", "test")},
+        # The peak of the paper, 512^-0.5 · 4000^-0.5, but a cosine behind it.
+        optimizer=AdamW(learning_rate=7e-4, b2=0.98, eps=1e-9, schedule=Cosine(warmup=4000)),
+        steps=100_000,
+        batch_size=832,
+        log_every=100,
+        evaluate_every=5000,
+        save_every=1000,
+    )
