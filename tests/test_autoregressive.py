@@ -14,10 +14,10 @@ from deeplearn.errors import UsageError
 from deeplearn.layers.attention import Attention
 from deeplearn.models.sequence import Block, SequenceModel
 from deeplearn.sampling import autoregressive
-from deeplearn.sampling.autoregressive import generate, stream
+from deeplearn.sampling.autoregressive import begin, decode, generate, stream
 from deeplearn.sampling.sampler import Sampler
 from deeplearn.sampling.unrolled import unrolled
-from deeplearn.types import Variables
+from deeplearn.types import Array, Variables
 
 COUNT = 12
 PROMPTS = ((3, 1, 4, 1, 5, 9, 2, 6), (5, 3), (7,))
@@ -116,6 +116,21 @@ def test_another_key_draws_another_text():
     same = ((5, 3), (5, 3))
     rows = generate(module, variables, same, Sampler(COUNT), KEY)
     assert (rows[0] != rows[1]).any()
+
+
+def test_every_token_of_a_row_is_drawn_anew():
+    """Any function can be the step: one without a preference draws all tokens alike."""
+
+    def step(tokens: Array, carry: tuple, segments: Array | None) -> tuple[Array, tuple]:
+        return jnp.zeros((*tokens.shape, 4)), carry
+
+    tokens = jnp.zeros((2, 1), jnp.int32)
+    state = begin(step, (), tokens, tokens + 1, KEY)
+    found, _ = jax.jit(lambda state: decode(step, state, Sampler(), 400))(state)
+    # Four deviations of a binomial share.
+    for row in np.asarray(found):
+        assert (abs(np.bincount(row, minlength=4) - 100) < 4 * (400 * 3 / 16) ** 0.5).all()
+    assert 0.1 < (found[0] == found[1]).mean() < 0.4
 
 
 def test_a_high_penalty_repeats_nothing_of_the_prompt_or_the_text():
