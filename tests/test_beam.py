@@ -33,7 +33,9 @@ def built(name: str) -> tuple[SequenceModel, Variables]:
 
 
 @functools.cache
-def searched(name: str, beams: int, penalty: float, count: int = COUNT) -> tuple:
+def searched(
+    name: str, beams: int, penalty: float, count: int = COUNT, stop: tuple[int, ...] = (STOP,)
+) -> tuple:
     module, variables = built(name)
 
     @jax.jit
@@ -41,7 +43,7 @@ def searched(name: str, beams: int, penalty: float, count: int = COUNT) -> tuple
         step = step_of(module, variables)
         carry, last = prefill(step, module.init_carry(2, 3 + count), tokens, segments)
         return beam_search(
-            step, carry, last, beams=beams, count=count, stop=(STOP,), length_penalty=penalty
+            step, carry, last, beams=beams, count=count, stop=stop, length_penalty=penalty
         )
 
     return tuple(np.asarray(leaf) for leaf in search(PROMPTS, SEGMENTS))
@@ -94,9 +96,16 @@ def test_all_beams_find_the_best_of_all(name, penalty):
 @every_mixer
 def test_a_score_is_that_of_the_text_it_comes_with(name):
     """The carry follows its hypothesis: read again, the text is as likely as was said."""
-    for text, value, table in zip(*searched(name, 3, 0.6), scores(name, 0.6), strict=True):
-        length = min([*text, STOP].index(STOP) + 1, COUNT)
-        assert value == pytest.approx(table[tuple(text[:length])], abs=1e-5)
+    module, variables = built(name)
+    found, values = searched(name, 3, 0.0, count=10, stop=())
+    lengths = SEGMENTS.sum(axis=1)
+    texts = np.zeros((len(PROMPTS), 13), np.int32)
+    for row, length in enumerate(lengths):
+        texts[row, : length + 10] = [*PROMPTS[row, :length], *found[row]]
+    nats = np.asarray(jax.nn.log_softmax(jax.jit(module.apply)(variables, texts)[0]))
+    for row, length in enumerate(lengths):
+        read = nats[row, np.arange(10) + length - 1, found[row]]
+        assert values[row] == pytest.approx(read.sum(), abs=1e-4)
 
 
 class Words:
@@ -113,6 +122,25 @@ def chain(table: list[list[float]]) -> Step:
     """The step of a Markov chain with these probabilities."""
     logits = jnp.log(jnp.asarray(table))
     return lambda tokens, carry, segments: (logits[tokens], carry)
+
+
+def test_of_any_chain_the_score_is_that_of_the_text_up_to_its_end(key):
+    def search(table: Array) -> tuple[Array, Array]:
+        start = jnp.zeros(1, jnp.int32)
+        return beam_search(chain(table), Words(), start, beams=3, count=7, stop=(STOP,))
+
+    tables = jax.nn.softmax(2 * jax.random.normal(key, (60, 4, 4)))
+    lengths = set()
+    for table, texts, values in zip(
+        *map(np.asarray, (tables, *jax.jit(jax.vmap(search))(tables))), strict=True
+    ):
+        text = texts[0].tolist()
+        length = min([*text, STOP].index(STOP) + 1, 7)
+        assert text[length:] == [STOP] * (7 - length)
+        total = np.log(table[[0, *text[: length - 1]], text[:length]]).sum()
+        assert values[0] == pytest.approx(total / ((5 + length) / 6) ** 0.6, abs=1e-5)
+        lengths.add(length)
+    assert len(lengths) > 3
 
 
 def test_a_wider_beam_finds_what_greedy_misses():

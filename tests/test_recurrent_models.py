@@ -44,8 +44,9 @@ def test_another_width_comes_out_and_no_carry_stays_none(name, key):
 
 @every_mixer
 def test_a_given_carry_is_where_it_begins(name, key):
-    """Zeros are no carry at all; half a sequence and its carry are the whole."""
+    """No carry is zeros; a part of a sequence, then the rest with its carry, is the whole."""
     mixer, variables, x, context = setting(name, key, False)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(mixer.init_carry(B, 1)))
     apply = jax.jit(mixer.apply)
     whole, _ = apply(variables, x, None, context)
     first, carry = apply(variables, x[:, :2], mixer.init_carry(B, 1), context)

@@ -24,7 +24,9 @@ every_mixer = pytest.mark.parametrize("name", MODELS)
 def built(name: str) -> tuple[SequenceModel, Variables]:
     """A model and its variables; compiled calls share them."""
     module = MODELS[name]()
-    return module, jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, T), jnp.int32))
+    # The first to ask may be a function that is being traced.
+    with jax.ensure_compile_time_eval():
+        return module, jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, T), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -36,12 +36,12 @@ def chunked_scan(
 
     delta, x (T, B, D); A (D, N); B, C (T, B, N); keep (T, B); state (B, D, N).
     """
+    steps = len(x)
     # Tokens behind the end leave the state as it is: Δ = 0, x = 0, keep = 1.
     kept = None if keep is None else split_time(keep, _CHUNK, 1.0)
-    chunks = [split_time(leaf, _CHUNK) for leaf in (delta, x, B, C)]
-    tokens = Tokens(chunks[0], chunks[1], chunks[2], chunks[3], kept)
-    y, last = _scan(A.T, tokens, state.swapaxes(1, 2))
-    return join_time(y, len(x)), last.swapaxes(1, 2)
+    delta, x, B, C = (split_time(leaf, _CHUNK) for leaf in (delta, x, B, C))
+    y, last = _scan(A.T, Tokens(delta, x, B, C, kept), state.swapaxes(1, 2))
+    return join_time(y, steps), last.swapaxes(1, 2)
 
 
 @jax.custom_vjp
@@ -51,8 +51,8 @@ def _scan(A: Array, tokens: Tokens, state: Array) -> tuple[Array, Array]:
 
 
 def _forward(A: Array, tokens: Tokens, state: Array) -> tuple[tuple[Array, Array], tuple]:
-    def token(h: Array, at: tuple[Array, Tokens]) -> tuple[Array, Array]:
-        decay, t = at
+    def token(h: Array, inputs: tuple[Array, Tokens]) -> tuple[Array, Array]:
+        decay, t = inputs
         h = decay * h + t.B[:, :, None] * t.x[:, None, :]
         return h, jnp.einsum("bnd,bn->bd", h, t.C)
 
@@ -68,16 +68,16 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
     A, tokens, starts = residual
     dy, dlast = gradient
 
-    def again(h: Array, at: tuple[Array, Tokens, Array]) -> tuple[Array, tuple[Array, Array]]:
-        decay, t, dy = at
+    def again(h: Array, inputs: tuple[Array, Tokens, Array]) -> tuple[Array, tuple]:
+        decay, t, dy = inputs
         decayed = decay * h
         h = decayed + t.B[:, :, None] * t.x[:, None, :]
         return h, (decayed, jnp.einsum("bnd,bd->bn", h, dy))
 
-    def back(carry: tuple, at: tuple[Array, Array, Tokens, Array]) -> tuple[tuple, tuple]:
+    def back(carry: tuple, inputs: tuple[Array, Array, Tokens, Array]) -> tuple[tuple, tuple]:
         # With g = dL/dh, each gradient is a sum of g, or of g times the decayed state.
         g, dA = carry
-        decay, decayed, t, dy = at
+        decay, decayed, t, dy = inputs
         g = g + t.C[:, :, None] * dy[:, None, :]
         product = g * decayed
         ddelta = (product * A[None]).sum(1)
@@ -86,11 +86,12 @@ def _backward(residual: tuple, gradient: tuple[Array, Array]) -> tuple[Array, To
         dA = dA + (product * t.delta[:, None, :]).sum(0)
         return (decay * g, dA), (ddelta, dx, dB)
 
-    def chunk(carry: tuple, at: tuple[Tokens, Array, Array]) -> tuple[tuple, Tokens]:
-        tokens, start, dy = at
+    def chunk(carry: tuple, chunk: tuple) -> tuple[tuple, Tokens]:
+        tokens, start, dy = chunk
         decay = _decay(A, tokens)
         _, (decayed, dC) = lax.scan(again, start, (decay, tokens, dy))
-        carry, (ddelta, dx, dB) = lax.scan(back, carry, (decay, decayed, tokens, dy), reverse=True)
+        inputs = decay, decayed, tokens, dy
+        carry, (ddelta, dx, dB) = lax.scan(back, carry, inputs, reverse=True)
         dkeep = None if tokens.keep is None else jnp.zeros_like(tokens.keep)
         return carry, Tokens(ddelta, dx, dB, dC, dkeep)
 

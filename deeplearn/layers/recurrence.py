@@ -55,8 +55,7 @@ def recur(a: Array, b: Array, first: Array, implementation: str) -> Array:
     """The states (T, …) of h_t = a_t · h_{t−1} + b_t after `first` (…); a and b are (T, …)."""
     if implementation == "sequential":
         return lax.scan(lambda h, ab: (ab[0] * h + ab[1],) * 2, first, (a, b))[1]
-    # Tokens behind the end leave the state as it is.
-    chunks = split_time(a, _TREE, 1.0), split_time(b, _TREE)
+    chunks = split_time(a, _TREE), split_time(b, _TREE)
 
     def step(h: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
         product, states = lax.associative_scan(_compose, chunk)

@@ -16,6 +16,7 @@ embeddings.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ Memories = tuple
 
 def with_memory(carry: Carry, memory: Memories) -> Carry:
     """The carry with the memory of a source in the layers that attend to it."""
-    return Carry(carry.segment, carry.position, _filled(carry.layers, memory))
+    return dataclasses.replace(carry, layers=_filled(carry.layers, memory))
 
 
 def _filled(layers: PyTree, memory: PyTree) -> PyTree:
@@ -108,8 +109,7 @@ class EncoderDecoder(nn.Module):
         if self.decoder.scan:
             return layers
         return tuple(
-            jax.tree.map(lambda leaf, at=index: leaf[at : at + 1], layers)
-            for index in range(repeats)
+            jax.tree.map(lambda leaf, at=index: leaf[at], layers) for index in range(repeats)
         )
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> Carry:

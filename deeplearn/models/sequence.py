@@ -32,17 +32,21 @@ class Carry:
     """What a model knows of the tokens before: of each row the segment and the next position.
 
     `layers` has one entry for each block of the pattern, its leaves with the leading axes
-    (repeats, B). Of a model without scan it has such a tuple for each repetition: (1, B).
+    (repeats, B). Of a model without scan it has such a tuple for each repetition, with the leading
+    axis (B,). `axis` is the place of B.
     """
 
     segment: Array
     position: Array
     layers: PyTree
+    axis: int = struct.field(pytree_node=False, default=1)
 
     def take(self, rows: Array) -> Carry:
         """The carry of `rows` (B',) in that order; a row may be taken more than once."""
-        layers = jax.tree.map(lambda leaf: leaf[:, rows], self.layers)
-        return Carry(self.segment[rows], self.position[rows], layers)
+        layers = jax.tree.map(
+            lambda leaf: jnp.take(leaf, rows, self.axis, mode="clip"), self.layers
+        )
+        return Carry(self.segment[rows], self.position[rows], layers, self.axis)
 
 
 class Block(nn.Module):
@@ -165,12 +169,13 @@ class SequenceModel(nn.Module):
                 " fewer tokens"
             )
         layers = tuple(block.mixer.init_carry(batch, capacity, dtype) for block in self.pattern)
-        length = self.repeats if self.scan else 1
-        stacked = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf[None], (length, *leaf.shape)), layers
-        )
         zeros = jnp.zeros((batch,), jnp.int32)
-        return Carry(zeros, zeros, stacked if self.scan else (stacked,) * self.repeats)
+        if not self.scan:
+            return Carry(zeros, zeros, (layers,) * self.repeats, axis=0)
+        stacked = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[None], (self.repeats, *leaf.shape)), layers
+        )
+        return Carry(zeros, zeros, stacked)
 
     def __call__(
         self,
@@ -219,7 +224,7 @@ class SequenceModel(nn.Module):
             x, layers = self._unrolled(x, layers, context)
         if self.normalization is not None:
             x = self.norm(x)
-        return x, None if carry is None or end is None else Carry(*end, layers)
+        return x, None if carry is None or end is None else Carry(*end, layers, carry.axis)
 
     def head(self, features: Array) -> Array:
         """Logits (…, V) in fp32 of features (…, D)."""
@@ -236,8 +241,8 @@ class SequenceModel(nn.Module):
         carries = (None,) * self.repeats if layers is None else layers
         after = []
         for layer, states in zip(self.layers, carries, strict=True):
-            x, states = layer(x, jax.tree.map(lambda leaf: leaf[0], states), context)
-            after.append(jax.tree.map(lambda leaf: leaf[None], states))
+            x, states = layer(x, states, context)
+            after.append(states)
         return x, None if layers is None else tuple(after)
 
     def _check(self) -> None:
