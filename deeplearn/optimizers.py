@@ -28,7 +28,7 @@ from deeplearn.errors import UsageError
 from deeplearn.schedules import Constant, Schedule
 from deeplearn.types import Array, PyTree
 
-NO_DECAY = r"(^|/)(bias|scale|\w*embedding|A_log|D)$"
+NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"
 """Paths that weight decay leaves out: biases, norm scales, embeddings, and A and D of an SSM."""
 
 

@@ -44,7 +44,7 @@ PARAMS = {
     "embed": {"embedding": jnp.full((4, 3), 0.5)},
     "dense": {"kernel": jnp.arange(6.0).reshape(3, 2) / 5 - 0.4, "bias": jnp.asarray([0.3, -0.7])},
     "norm": {"scale": jnp.ones(2)},
-    "ssm": {"A_log": jnp.ones(3), "D": jnp.ones(3)},
+    "ssm": {"A_log": jnp.ones(3), "D": jnp.ones(3), "dt_bias": jnp.ones(3)},
 }
 GRADIENTS = jax.tree.map(lambda p: jnp.cos(7 * p) + 0.1, PARAMS)
 
@@ -218,7 +218,7 @@ def test_frozen_parameters_keep_their_bits(optimizer):
             "embed": {"embedding": False},
             "dense": {"kernel": True, "bias": True},
             "norm": {"scale": False},
-            "ssm": {"A_log": False, "D": True},
+            "ssm": {"A_log": False, "D": True, "dt_bias": False},
         }
 
 
