@@ -32,6 +32,13 @@ CASES = {
     "first of AlexNet": ((2, 33, 30, 3), (11, 11, 3, 4), 4, 2),
 }
 
+# Few channels take another way back than many.
+CASES |= {
+    f"{name}, many channels": ((*image[:3], 10), (*kernel[:2], 10, 7), strides, padding)
+    for name, (image, kernel, strides, padding) in CASES.items()
+    if image[3] == 5 and kernel[0] > 1
+}
+
 
 def plain(x, kernel, strides, padding):
     """What XLA makes of the same arguments."""
@@ -132,6 +139,27 @@ def test_keeps_fp32_parameters_and_computes_in_its_dtype(key, channels):
     assert y.dtype == jnp.bfloat16
     for leaf in jax.tree.leaves((params, gradient)):
         assert leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all()
+
+
+def test_the_input_gradient_of_few_channels_is_rounded_once():
+    """The parts of a bfloat16 gradient are added in fp32."""
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.standard_normal(shape, np.float32) for shape in ((2, 9, 8, 5), (5, 5, 5, 7)))
+    rounded = jnp.asarray(kernel, jnp.bfloat16)
+
+    def gradient(dtype):
+        total = lambda x: convolve(x, rounded.astype(dtype)).astype(jnp.float32).sum()  # noqa: E731
+        return np.asarray(jax.jit(jax.grad(total))(jnp.asarray(x, dtype)), np.float32)
+
+    np.testing.assert_allclose(gradient("bfloat16"), gradient("float32"), rtol=2**-8)
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (1, 2, 0, 3)])
+def test_a_weight_that_is_not_a_number_spreads_as_in_xla(place):
+    x, kernel, strides, padding = arguments("one channel")
+    kernel[place] = np.nan
+    given = x, kernel, strides, padding
+    assert_close(value_and_gradients(convolve, *given), value_and_gradients(plain, *given))
 
 
 def test_layer_adds_its_bias():

@@ -150,10 +150,12 @@ def _add_shifted(
 ) -> Array:
     """The input gradient as one matrix product, whose parts are added where they belong."""
     h, w, channels, features = kernel.shape
-    parts = dy.reshape(-1, features) @ kernel.transpose(3, 0, 1, 2).reshape(features, -1)
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    matrix = kernel.transpose(3, 0, 1, 2).reshape(features, -1)
+    parts = jnp.matmul(dy.reshape(-1, features), matrix, preferred_element_type=wide)
     parts = parts.reshape(*dy.shape[:3], h, w, channels)
     axes = list(zip(image, dy.shape[1:3], strides, pads, strict=True))
-    whole, zero = (0, 0, 0), jnp.zeros((), dy.dtype)
+    whole, zero = (0, 0, 0), jnp.zeros((), wide)
 
     def placed(place: Pair) -> Array:
         starts = [i - a for i, (_, _, _, (a, _)) in zip(place, axes, strict=True)]
@@ -163,7 +165,8 @@ def _add_shifted(
         ]
         return lax.pad(parts[:, :, :, place[0], place[1]], zero, (whole, *edges, whole))
 
-    return reduce(jnp.add, [placed((i, j)) for i in range(h) for j in range(w)])
+    places = [(i, j) for i in range(h) for j in range(w)]
+    return reduce(jnp.add, [placed(place) for place in places]).astype(dy.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
