@@ -7,7 +7,6 @@ results must agree before any timing counts.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -17,33 +16,14 @@ import numpy as np
 import torch
 from flax import linen as nn
 
-from benchmarks.steps import RATE, THREADS
+from benchmarks.steps import RATE, THREADS, Step
 from benchmarks.timing import Row, compare
 from deeplearn.models.lstm import LSTM, lstm
 from deeplearn.models.rnn import RNN, MinGRU
-from deeplearn.optimizers import Adam
-from deeplearn.step import init_state, train_step
 from deeplearn.tasks.language import Language
 from deeplearn.types import Array, Context, PyTree
 
 VOCABULARY = 65
-
-
-class Step:
-    """Our step of a character LSTM on one batch of tokens."""
-
-    def __init__(self, width: int, batch: dict[str, np.ndarray]):
-        task, optimizer = Language(lstm(VOCABULARY, width, 1)), Adam(learning_rate=RATE).build(1)
-        step = functools.partial(train_step, task, optimizer)
-        self._batch = jax.device_put(batch)
-        self._state = jax.jit(lambda: init_state(task, optimizer, jax.random.key(0), batch))()
-        self.params = jax.device_get(self._state.params)
-        self._step = jax.jit(step, donate_argnums=0)
-
-    def __call__(self) -> float:
-        self._state, metrics = self._step(self._state, self._batch)
-        jax.block_until_ready(self._state)
-        return float(metrics["loss"].value)
 
 
 class PeerStep(torch.nn.Module):
@@ -101,7 +81,7 @@ def step_race(name: str, goal: float, width: int = 256, rows: int = 32, time: in
     tokens = generator.integers(0, VOCABULARY, (rows, time + 1)).astype(np.int32)
     work, found = f"char-LSTM step T{time} B{rows} H{width}", []
     for form in ("batch first", "time first", "compile batch first"):
-        ours = Step(width, {"tokens": tokens})
+        ours = Step(Language(lstm(VOCABULARY, width, 1)), {"tokens": tokens})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             peer = PeerStep(ours.params, {"tokens": tokens}, form)

@@ -17,6 +17,7 @@ from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import Adam
 from deeplearn.step import TrainState, init_state, scan_steps, train_step
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.task import Task
 
 RATE = 1e-3
 THREADS = 2
@@ -50,6 +51,22 @@ class Ours:
     def __call__(self) -> None:
         self.state, _ = self._call(self.state, self._batches)
         jax.block_until_ready(self.state)
+
+
+class Step:
+    """Our step of any task on one batch, one step a call; returns the loss."""
+
+    def __init__(self, task: Task, batch: dict[str, np.ndarray]):
+        optimizer = Adam(learning_rate=RATE).build(1)
+        self._batch = jax.device_put(batch)
+        self._state = jax.jit(lambda: init_state(task, optimizer, jax.random.key(0), batch))()
+        self.params = jax.device_get(self._state.params)
+        self._step = jax.jit(functools.partial(train_step, task, optimizer), donate_argnums=0)
+
+    def __call__(self) -> float:
+        self._state, metrics = self._step(self._state, self._batch)
+        jax.block_until_ready(self._state)
+        return float(metrics["loss"].value)
 
 
 class Peer:

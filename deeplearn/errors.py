@@ -7,8 +7,10 @@ it without a traceback. Any other exception is a bug and exits with code 70.
 from __future__ import annotations
 
 import difflib
+import importlib
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 
 class Error(Exception):
@@ -80,3 +82,14 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; choose one of: {', '.join(choices)}"
+
+
+def library(name: str, purpose: str) -> Any:
+    """The module of a library that not every installation has.
+
+    Raises `DataError` with the command that brings it, where it is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise DataError(f"{purpose} needs {error.name}; run: pip install {error.name}") from error

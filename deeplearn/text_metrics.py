@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
 
-from deeplearn.errors import UsageError
+from deeplearn.errors import UsageError, library
 from deeplearn.types import Mean
 
 Symbols = Sequence[Hashable]
@@ -80,9 +80,8 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     "A call for clarity in reporting BLEU scores", 2018.
     """
     _check_counts(hypotheses, references)
-    from sacrebleu.metrics.bleu import BLEU
-
-    return float(BLEU().corpus_score(list(hypotheses), [list(references)]).score)
+    metric = library("sacrebleu", "BLEU").BLEU()
+    return float(metric.corpus_score(list(hypotheses), [list(references)]).score)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -91,9 +90,8 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     Popović, "chrF: character n-gram F-score for automatic MT evaluation", 2015.
     """
     _check_counts(hypotheses, references)
-    from sacrebleu.metrics.chrf import CHRF
-
-    return float(CHRF().corpus_score(list(hypotheses), [list(references)]).score)
+    metric = library("sacrebleu", "chrF").CHRF()
+    return float(metric.corpus_score(list(hypotheses), [list(references)]).score)
 
 
 def _mean(total: int, weight: int) -> Mean:

@@ -64,7 +64,7 @@ class ExponentialMean(Mean):
     @staticmethod
     def shown(mean: float) -> float:
         """e^mean; infinite where that exceeds a float."""
-        return math.exp(mean) if mean < 700.0 else math.inf
+        return math.inf if mean >= 700.0 else math.exp(mean)
 
 
 @struct.dataclass

@@ -32,8 +32,8 @@ def import_(values: Any, rest: list[str]) -> int:
 def export(values: Any, rest: list[str]) -> int:
     """Writes the trained model, without the units and the tokenizer that its task may add.
 
-    safetensors is a Hugging Face directory where a family there has such a model, else a directory
-    of our naming.
+    safetensors is a Hugging Face directory where a family there has such a model with all its
+    fields, else a directory of our naming, which `load_variables` reads.
     """
     if values.format not in FORMATS:
         hint = did_you_mean(values.format, FORMATS)
@@ -42,7 +42,7 @@ def export(values: Any, rest: list[str]) -> int:
 
     import deeplearn
     from deeplearn.interop.native import save_variables
-    from deeplearn.interop.pretrained import family_of, save_pretrained
+    from deeplearn.interop.pretrained import expressed, save_pretrained
     from deeplearn.step import evaluation_variables
 
     run = deeplearn.load(values.workdir)
@@ -52,13 +52,16 @@ def export(values: Any, rest: list[str]) -> int:
         raise UsageError(f"export writes one model, and the task of this run, {task}, has no such")
     variables = jax.device_get(evaluation_variables(run.state))
     if values.format == "stablehlo":
-        form = _export_stablehlo(run, model, variables, Path(values.target))
-    elif family_of(model) is None:
-        save_variables(values.target, model, variables)
-        form = f"{type(model).__name__} under our own names"
+        form = _export_stablehlo(run, model, variables, Path(values.target).expanduser())
     else:
-        save_pretrained(values.target, model, variables)
-        form = "a Hugging Face directory"
+        try:
+            expressed(model, variables)
+        except UsageError:
+            save_variables(values.target, model, variables)
+            form = f"{type(model).__name__} under our own names"
+        else:
+            save_pretrained(values.target, model, variables)
+            form = "a Hugging Face directory"
     print(f"{values.target} holds {form}")
     return 0
 
@@ -77,6 +80,8 @@ def _export_stablehlo(run: Any, model: Any, variables: Any, target: Path) -> str
         raise UsageError("stablehlo holds a model of one input; export safetensors")
     if target.exists():
         raise UsageError(f"--target={target} exists; choose a new file")
+    if not target.parent.is_dir():
+        raise UsageError(f"--target={target}: there is no directory {target.parent}; make it")
     replace(target, export_stablehlo(model, variables, example))
     inputs = ", ".join(["any number", *map(str, example.shape[1:])])
     return f"StableHLO for inputs ({inputs}) of {example.dtype}"

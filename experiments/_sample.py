@@ -51,6 +51,8 @@ def _translate(run: Any, values: Any) -> int:
     pairs = run.experiment.train
     if not values.text:
         raise UsageError("sample needs --text=TEXT to translate")
+    if not hasattr(pairs, "encode_source"):
+        raise UsageError("sample needs training data with vocabularies, such as Pairs of texts")
     if bool(values.to) != pairs.language_token:
         others = [name[1:-1] for name in pairs.source_vocabulary.specials if name not in SPECIALS]
         known = f"sample needs --to, one of: {', '.join(sorted(others))}"
@@ -74,7 +76,9 @@ def _write(run: Any, values: Any) -> int:
 
     if values.prompt is None:
         raise UsageError("sample needs --prompt=TEXT to go on from")
-    vocabulary = run.experiment.train.vocabulary
+    vocabulary = getattr(run.experiment.train, "vocabulary", None)
+    if vocabulary is None:
+        raise UsageError("sample needs training data with a vocabulary, such as Windows of a text")
     stop = (vocabulary.special(END),) if END in vocabulary.specials else ()
     options = {name: values[name].value for name in ("count", *SAMPLING)}
     given = {name: value for name, value in options.items() if value is not None}

@@ -2,7 +2,8 @@
 
     ./launch.sh train --experiment=lstm_phonemes
 
-The CMU dictionary, words split by hash, phonemes without stress.
+The CMU dictionary, words split by hash, phonemes without stress. It has not been run in
+full yet.
 """
 
 from deeplearn.data.cmudict import LETTERS, PHONEMES, Pronunciations

@@ -2,7 +2,7 @@
 
     ./launch.sh train --experiment=mlp_digits
 
-4 to 7 s on 2 CPU cores. Test accuracy 97.6 ± 0.2 % (5 seeds, 363 examples); a support vector
+About 7 s on 2 CPU cores that were shared. Test accuracy 97.6 ± 0.2 % (5 seeds, 363 examples); a support vector
 machine reaches 98.9 % on the same split.
 """
 

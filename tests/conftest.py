@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("reproducible")
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
-    """Frees what a file has compiled: thousands of programs exhaust a process's memory mappings."""
+    """Frees what a file has compiled."""
     yield
     jax.clear_caches()
 

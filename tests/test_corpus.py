@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +64,8 @@ def test_corpora_hash_print_briefly_and_are_recorded_by_hash(corpus):
 def test_a_text_is_no_list_of_documents():
     with pytest.raises(UsageError, match="give one running text to Text"):
         Documents("abc")
+
+
+def test_an_array_of_texts_is_a_list_of_texts():
+    texts = ["to be", "or not"]
+    assert Documents(np.array(texts)).texts("all") == Documents(texts).texts("all") == texts

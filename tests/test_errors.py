@@ -1,5 +1,6 @@
 """Exit codes are those of the documentation, and hints are close."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -34,3 +35,9 @@ def test_an_interrupt_is_told_from_a_preemption(number, code):
 def test_a_hint_names_the_closest_word_or_all():
     assert errors.did_you_mean("rellu", ["relu", "gelu"]) == "; did you mean 'relu'?"
     assert errors.did_you_mean("xyz", ["b", "a"]) == "; choose one of: a, b"
+
+
+def test_a_missing_library_comes_with_the_command_that_brings_it():
+    assert errors.library("json", "a test") is json
+    with pytest.raises(errors.DataError, match="a test needs nonesuch; run: pip install nonesuch"):
+        errors.library("nonesuch", "a test")

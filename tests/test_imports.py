@@ -24,6 +24,7 @@ LEVELS = {
     "deeplearn.optimizers": 2,
     "deeplearn.schedules": 2,
     "deeplearn.sharding": 2,
+    "deeplearn.tiled_cross_entropy": 2,
     "deeplearn.text_metrics": 2,
     "deeplearn.data": 3,
     "deeplearn.models.sequence": 3,

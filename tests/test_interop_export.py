@@ -167,15 +167,19 @@ def test_export_writes_what_other_programs_read(command, run_of, tmp_path):
     assert load_stablehlo(target)(jnp.ones((2, 5), jnp.int32)).shape == (2, 5, 13)
     code, _, err = command(*words, f"--target={target}")
     assert code == 2 and "exists" in err
+    code, _, err = command(*words, f"--target={target / 'below'}")
+    assert code == 2 and f"there is no directory {target}; make it" in err
 
 
-def test_export_of_a_model_without_a_family_uses_our_naming(command, run_of, tmp_path):
-    model = MODELS["mlp"]
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_export_of_a_model_without_a_family_uses_our_naming(command, run_of, tmp_path, name):
+    """Also of one whose family has no such form, as ResNets for small images."""
+    model = MODELS[name]
     variables = initialized(model)
     run_of(model, variables, {"x": example(model)})
-    code, out, _ = command("export", "--workdir=x", f"--target={tmp_path / 'mlp'}")
-    assert code == 0 and "MLP under our own names" in out
-    read = load_variables(tmp_path / "mlp", model)
+    code, out, _ = command("export", "--workdir=x", f"--target={tmp_path / 'ours'}")
+    assert code == 0 and f"{type(model).__name__} under our own names" in out
+    read = load_variables(tmp_path / "ours", model)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), read, dict(variables)))
 
 

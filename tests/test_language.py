@@ -93,9 +93,11 @@ def test_what_are_no_tokens_is_refused(task, tokens, message):
         task.check({"tokens": tokens})
 
 
-def test_padded_rows_may_hold_anything(task):
-    tokens = np.asarray([[1, 2], [99, 99]])
-    task.check({"tokens": tokens, "mask": np.asarray([1.0, 0.0])})
+def test_padded_rows_may_hold_anything(task, variables, key):
+    batch = {"tokens": np.asarray([[1, 2], [99, 99]]), "mask": np.asarray([1.0, 0.0])}
+    task.check(batch)
+    gradients = jax.grad(lambda variables: task.loss(variables, batch, key)[0])(variables)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
 def test_a_field_that_cannot_be_is_refused(task):

@@ -127,6 +127,16 @@ def test_padding_is_transparent(name, key):
 
 
 @every_mixer
+def test_padding_between_tokens_takes_no_place(name, key):
+    tokens = tokens_of(key)
+    real = np.asarray([1, 1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 1], bool)
+    segments = jnp.broadcast_to(jnp.asarray(real, jnp.int32)[None], tokens.shape)
+    padded, _ = call(name, tokens, None, segments)
+    alone, _ = call(name, tokens[:, real], None, None)
+    np.testing.assert_allclose(padded[:, real], alone, atol=1e-5)
+
+
+@every_mixer
 def test_padding_of_any_length_leaves_the_state_as_it_is(name, key):
     module, _ = built(name)
     tokens = tokens_of(key)
@@ -199,6 +209,7 @@ def test_sequences_beyond_the_model_are_refused(key):
         ({"repeats": 0}, "repeats=0"),
         ({"remat": "ful"}, "did you mean 'full'"),
         ({"learned_positions": True}, "need its max_length"),
+        ({"normalization": "batch"}, "would mix tokens"),
     ],
 )
 def test_a_wrong_field_is_named(key, fields, message):

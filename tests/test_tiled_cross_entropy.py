@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.tiled_cross_entropy import tiled_softmax_cross_entropy
 from deeplearn.losses import softmax_cross_entropy
+from deeplearn.tiled_cross_entropy import tiled_softmax_cross_entropy
 
 N, D, V = 24, 8, 50
 

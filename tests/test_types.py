@@ -1,11 +1,13 @@
 """Means add up, whatever the parts, and count nothing that is masked."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeplearn.types import Mean
+from deeplearn.types import ExponentialMean, Mean
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20), st.data())
@@ -23,3 +25,9 @@ def test_a_masked_place_counts_nothing_even_where_it_is_nan():
 
 def test_a_mean_of_nothing_is_0():
     assert float(Mean.of(jnp.array([jnp.nan]), jnp.array([0.0])).value) == 0.0
+
+
+def test_an_exponential_mean_is_shown_as_its_exponential():
+    assert ExponentialMean.shown(2.0) == math.exp(2.0)
+    assert ExponentialMean.shown(1e4) == math.inf
+    assert math.isnan(ExponentialMean.shown(math.nan))

@@ -141,7 +141,9 @@ def check_found(texts: Sequence, corpus: Corpus, split: str) -> None:
 def _kept(content: Iterable[Any] | np.ndarray) -> np.ndarray:
     """The content as bytes of JSON: a record of an experiment then holds its hash, not the text."""
     if isinstance(content, np.ndarray):
-        return content
+        if content.dtype == np.uint8:
+            return content
+        content = content.tolist()
     items = content if isinstance(content, str) else list(content)
     return np.frombuffer(json.dumps(items).encode(), np.uint8)
 

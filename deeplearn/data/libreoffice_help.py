@@ -9,7 +9,6 @@ from deeplearn.data.corpus import Pair, check_split, texts_of
 from deeplearn.data.tfds import Records
 
 SPLITS = ("train", "validation", "test")
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,6 @@ class LibreOfficeHelp:
 @functools.lru_cache(maxsize=128)
 def _pairs(language: str, split: str, data_dir: str | None) -> list[Pair]:
     records = Records(f"libreoffice_help/{language}", split, None, data_dir)
-    rows = (
-        row
-        for start in range(0, len(records), _CHUNK)
-        for row in records.read(range(start, min(start + _CHUNK, len(records))))
-    )
-    return [Pair(row["source"].decode(), row["target"].decode(), language) for row in rows]
+    return [
+        Pair(row["source"].decode(), row["target"].decode(), language) for row in records.rows()
+    ]

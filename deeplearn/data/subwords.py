@@ -17,7 +17,7 @@ import numpy as np
 
 from deeplearn.data.corpus import Corpus
 from deeplearn.data.vocabulary import check_special, checked_tokens, utf8
-from deeplearn.errors import DataError, UsageError
+from deeplearn.errors import DataError, UsageError, library
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +28,7 @@ class _Subwords:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer; a subclass states it."""
         raise NotImplementedError
 
     @property
@@ -74,11 +75,10 @@ class BPE(_Subwords):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer in the file."""
-        from tokenizers import Tokenizer
-
+        tokenizers = library("tokenizers", "a vocabulary of subwords")
         path = Path(self.path).expanduser()
         try:
-            return _literal(Tokenizer.from_str(path.read_text("utf-8")))
+            return _literal(tokenizers.Tokenizer.from_str(path.read_text("utf-8")))
         except OSError as error:
             raise DataError(f"no tokenizer at {path} ({error.strerror}); check the path") from error
         except Exception as error:  # what the library raises has no class of its own
@@ -123,21 +123,20 @@ def _learned(corpus: Corpus, size: int, specials: tuple[str, ...]) -> Tokenizer:
 
 
 def _trained(texts: Iterable[str], size: int, specials: tuple[str, ...]) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
+    tokenizers = library("tokenizers", "a vocabulary of subwords")
     if size < 256 + len(specials):
         raise UsageError(
             f"a byte-level vocabulary of {size} leaves no room for 256 bytes and {len(specials)}"
             f" special tokens; give at least {256 + len(specials)}"
         )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=2,
         special_tokens=list(specials),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -122,6 +122,11 @@ class Records:
                 f" {_line(error)}; remove its directory and prepare it again"
             ) from error
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every example in order."""
+        for start in range(0, len(self), _CHUNK):
+            yield from self.read(range(start, min(start + _CHUNK, len(self))))
+
     def feature(self, example: Mapping[str, Any], feature: str) -> Any:
         """One value of an example."""
         if feature not in example:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from deeplearn.data.corpus import Pair, texts_of
 from deeplearn.data.tfds import Records
 
-_CHUNK = 4096
-
 
 @dataclass(frozen=True)
 class TfdsPairs:
@@ -49,6 +47,5 @@ def _pairs(corpus: TfdsPairs, split: str) -> list[Pair]:
 
     return [
         Pair(text(row, corpus.source), text(row, corpus.target), corpus.target)
-        for start in range(0, len(records), _CHUNK)
-        for row in records.read(range(start, min(start + _CHUNK, len(records))))
+        for row in records.rows()
     ]

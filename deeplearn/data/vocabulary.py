@@ -60,6 +60,7 @@ class _Table:
 
     @property
     def size(self) -> int:
+        """V, the special tokens included; a subclass states it."""
         raise NotImplementedError
 
     @property

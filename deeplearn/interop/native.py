@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deeplearn.errors import UsageError
 from deeplearn.experiment import record
-from deeplearn.interop.record import LAYOUT, first_difference
+from deeplearn.interop.comparison import LAYOUT, first_difference
 from deeplearn.interop.tensors import (
     SHARD_BYTES,
     Tensors,
@@ -51,7 +51,7 @@ def load_variables(directory: str | Path, model: nn.Module) -> Variables:
     """The variables that were saved for this model, read one tensor at a time.
 
     Raises `UsageError` where they were saved for a model that computes something else, `DataError`
-    for what is missing or damaged.
+    for files that are missing or damaged.
     """
     path = Path(directory).expanduser()
     found = first_difference(read_json(path / RECORD), record(model), LAYOUT)

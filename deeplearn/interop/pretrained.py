@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -14,10 +15,10 @@ from flax.traverse_util import flatten_dict
 from deeplearn.errors import DataError, UsageError, did_you_mean
 from deeplearn.experiment import record
 from deeplearn.interop import bert, gpt2, llama, mamba, resnet
+from deeplearn.interop.comparison import first_difference, require_shapes
 from deeplearn.interop.config import Config
 from deeplearn.interop.family import Family, shapes
-from deeplearn.interop.record import first_difference, require_shapes
-from deeplearn.interop.table import read
+from deeplearn.interop.table import read_variables
 from deeplearn.interop.tensors import (
     SHARD_BYTES,
     Tensors,
@@ -65,7 +66,7 @@ def from_pretrained(directory: str | Path) -> tuple[nn.Module, Variables]:
         absent = {leaf for leaf in leaves if re.fullmatch(family.optional, leaf)} - held
         tensors = [tensor for tensor in tensors if tensor.path not in absent]
         kept = {leaf: shape for leaf, shape in leaves.items() if leaf not in absent}
-        return model, read(tensors, kept, source, names)
+        return model, read_variables(tensors, kept, source, names)
 
 
 def save_pretrained(
@@ -76,23 +77,8 @@ def save_pretrained(
     Raises `UsageError` for a model that no family expresses, variables of another model, and a
     directory that is not empty; `StorageError` where it cannot be written.
     """
-    family = family_of(model)
-    if family is None:
-        raise UsageError(
-            f"no Hugging Face family expresses a {type(model).__name__} like this one; known:"
-            f" {', '.join(FAMILIES)}"
-        )
-    values = family.config(model, variables)
+    family, values = expressed(model, variables)
     config = Config(values, f"model_type {family.model_type}")
-    try:
-        found = first_difference(record(model), record(family.model(config)), set())
-    except DataError as error:
-        raise UsageError(f"the model cannot be written: {error}") from None
-    if found is not None:
-        field, ours, theirs = found
-        raise UsageError(
-            f"the model cannot be written: {field}={ours} has no counterpart, only {theirs}"
-        )
     leaves = flatten_dict(dict(variables), sep="/")
     expected = shapes(model, family.example(config), family.method(model))
     optional = {path for path in expected if re.fullmatch(family.optional, path)}
@@ -111,9 +97,29 @@ def save_pretrained(
     write_json(target / "config.json", values)
 
 
-def family_of(model: nn.Module) -> Family | None:
-    """The family that a model may belong to; None where there is none."""
-    return next((family for family in FAMILIES.values() if family.recognizes(model)), None)
+def expressed(model: nn.Module, variables: Variables) -> tuple[Family, dict[str, Any]]:
+    """The family that a model belongs to, and the content of its config.json.
+
+    Raises `UsageError` where there is none, or where a field of the model would be lost.
+    """
+    family = next((family for family in FAMILIES.values() if family.recognizes(model)), None)
+    if family is None:
+        raise UsageError(
+            f"no Hugging Face family expresses a {type(model).__name__} like this one; known:"
+            f" {', '.join(FAMILIES)}"
+        )
+    values = family.config(model, variables)
+    config = Config(values, f"model_type {family.model_type}")
+    try:
+        found = first_difference(record(model), record(family.model(config)), set())
+    except DataError as error:
+        raise UsageError(f"the model cannot be written: {error}") from None
+    if found is not None:
+        field, ours, theirs = found
+        raise UsageError(
+            f"the model cannot be written: {field}={ours} has no counterpart, only {theirs}"
+        )
+    return family, values
 
 
 def _names(family: Family, source: Tensors, wanted: set[str]) -> dict[str, str]:

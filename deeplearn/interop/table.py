@@ -79,7 +79,7 @@ def expand(table: Table, layers: int, scanned: bool = True) -> list[Tensor]:
     return tensors
 
 
-def read(
+def read_variables(
     tensors: Sequence[Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     source: Tensors,

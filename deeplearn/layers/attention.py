@@ -116,10 +116,16 @@ class Attention(nn.Module):
     def _attend_within(self, q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         """Attention among the tokens at hand."""
         if segments is None:
-            window = None if self.window is None else (self.window - 1, 0)
-            if window and not self.causal:
-                window = (self.window - 1, self.window - 1)  # type: ignore[operator]
-            fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
+            back = None if self.window is None else self.window - 1
+            window = None if back is None else (back, 0 if self.causal else back)
+            # What cuDNN takes; it refuses the rest.
+            fused = (
+                jax.default_backend() == "gpu"
+                and q.dtype in (jnp.bfloat16, jnp.float16)
+                and self.head_width % 8 == 0
+                and self.head_width <= 128
+                and (self.causal or window is None)
+            )
             return jax.nn.dot_product_attention(
                 q,
                 k,
@@ -128,9 +134,10 @@ class Attention(nn.Module):
                 local_window_size=window,
                 implementation="cudnn" if fused else None,
             )
-        order = jnp.arange(q.shape[1])[None]
+        # Padding takes no place, as in the cache.
+        order = jnp.cumsum(segments > 0, axis=1) - 1
         same = segments[:, :, None] == segments[:, None, :]
-        seen = jnp.broadcast_to(self._visible(order, order), same.shape)
+        seen = self._visible(order, order)
         return jax.nn.dot_product_attention(q, k, v, mask=(seen & same)[:, None])
 
     def _visible(self, query: Array, key: Array) -> Array:
@@ -144,6 +151,10 @@ class Attention(nn.Module):
         return self.heads if self.kv_heads is None else self.kv_heads
 
     def _check(self, carry: KeyValueCache | None) -> None:
+        for name in ("heads", "head_width", "kv_heads", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"Attention: {name}={value} must be 1 or more")
         if self.heads % self._groups:
             raise UsageError(
                 f"Attention: heads={self.heads} is no multiple of kv_heads={self.kv_heads}"

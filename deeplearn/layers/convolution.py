@@ -120,9 +120,9 @@ def _correlate(
 def _once(sums: Callable[[], Array], convolution: Callable[[], Array], weight: Array) -> Array:
     """The result of `sums`, computed once, which equals that of `convolution`.
 
-    XLA on CPU fuses a sum of arrays with each of its readers and computes it again in each (half of
-    the time of LeNet's step). It does not look into a branch. The other branch is taken where
-    `weight`, one that both use, is NaN.
+    XLA on CPU fuses a sum of arrays with each of its readers and computes it again in each (6 of
+    the 12.7 ms of LeNet's step, B64). It does not look into a branch. The other branch is taken
+    where `weight`, one that both use, is NaN.
     """
     return lax.cond(weight == weight, sums, convolution)
 

@@ -26,4 +26,5 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", init, (self.size, self.width))
 
     def __call__(self, index: Array) -> Array:
+        index = jnp.where(index < 0, self.size, index)  # which would count from the end
         return jnp.take(self.embedding.astype(compute_dtype(self.dtype)), index, axis=0)

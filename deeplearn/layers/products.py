@@ -1,8 +1,8 @@
-"""Matrix products of layers that write their own backward pass, in the forms that are fast.
+"""Matrix products over the last axis, in the forms that are fast.
 
-XLA on CPU has its fast product for plain operands of two axes. With tokens in one axis a product
-forward and backward takes half the time; a left operand that is read transposed is first copied:
-(2048, 256)ᵀ·(2048, 1024) takes 6.2 instead of 7.9 ms (jax 0.10).
+XLA on CPU has its fast product for plain operands of two axes: two dense layers of (16, 128, 256),
+forward and backward, take 80 ms with tokens in one axis and 158 ms in two (jax 0.10; 96 and 154 ms
+on 0.12). Elsewhere B and T may be sharded apart, which one axis cannot keep.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def kernel_gradient(x: Array, dy: Array, kernel: Array) -> Array:
     """The gradient (D, F) of `kernel` in x·kernel, for x (…, D) and the gradient dy (…, F)."""
     x, dy = (v.reshape(-1, v.shape[-1]).astype(kernel.dtype) for v in (x, dy))
     transposed, wide = x.T, jnp.promote_types(kernel.dtype, jnp.float32)
+    # A left operand that is read transposed is slow: so it is copied first.
     if jax.default_backend() == "cpu":
         transposed = lax.optimization_barrier(transposed)
     return jnp.matmul(transposed, dy, preferred_element_type=wide).astype(kernel.dtype)

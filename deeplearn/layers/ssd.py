@@ -24,7 +24,6 @@ def ssd(
     C: Array,
     resets: Array | None,
     state: Array,
-    chunk: int = _CHUNK,
 ) -> tuple[Array, Array]:
     """y (T, B, H, P) and last state of h_t = exp(a_t) h_{t−1} + x_t B_tᵀ, y_t = h_t C_t.
 
@@ -35,11 +34,11 @@ def ssd(
     steps, batch, heads, width = x.shape
     grouped = B.shape[2], heads // B.shape[2]
     tokens = (
-        split_time(log_decay.reshape(steps, batch, *grouped), chunk),
-        split_time(x.reshape(steps, batch, *grouped, width), chunk),
-        split_time(B, chunk),
-        split_time(C, chunk),
-        None if resets is None else jnp.cumsum(split_time(resets, chunk), axis=1),
+        split_time(log_decay.reshape(steps, batch, *grouped), _CHUNK),
+        split_time(x.reshape(steps, batch, *grouped, width), _CHUNK),
+        split_time(B, _CHUNK),
+        split_time(C, _CHUNK),
+        None if resets is None else jnp.cumsum(split_time(resets, _CHUNK), axis=1),
     )
     # The backward pass computes a chunk again rather than keep its masks (B, H, chunk, chunk).
     last, y = lax.scan(

@@ -8,14 +8,12 @@ from deeplearn.types import Array, Context
 
 
 def token_masks(context: Context) -> tuple[Array | None, Array | None]:
-    """(resets, holds), bool (T, B): the tokens at position 0, and the padding; None: no segments.
+    """(resets, holds), bool (T, B): `context.resets` and `context.holds` with time first.
 
     A reset zeroes the state before the token. A hold leaves it as it was and wins over a reset.
     """
-    if context.segments is None:
-        return None, None
-    positions = jnp.broadcast_to(context.positions, context.segments.shape)
-    return (positions == 0).T, (context.segments == 0).T
+    resets, holds = context.resets, context.holds
+    return None if resets is None else resets.T, None if holds is None else holds.T
 
 
 def cleared(state: Array, mask: Array | None) -> Array:

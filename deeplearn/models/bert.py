@@ -19,7 +19,8 @@ from deeplearn.layers.embedding import Embedding
 from deeplearn.layers.feed_forward import FeedForward
 from deeplearn.layers.normalization import LayerNorm
 from deeplearn.layers.precision import compute_dtype
-from deeplearn.models.sequence import place
+from deeplearn.layers.products import product
+from deeplearn.models.sequence import context_of
 from deeplearn.types import Array, Context
 
 INIT = nn.initializers.normal(0.02)
@@ -109,7 +110,7 @@ class BERT(nn.Module):
         if segments is None:
             context = Context(None, jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], train)
         else:
-            context, _ = place(tokens, None, segments, None, train)
+            context, _ = context_of(tokens, None, segments, None, train)
         x = self.embedding(tokens)
         x = x + jnp.broadcast_to(self.position(context.positions), x.shape)
         x = x + self.type(jnp.zeros_like(tokens) if types is None else types)
@@ -163,11 +164,9 @@ class MaskedLanguageModel(nn.Module):
         x = activation("gelu_exact")(x)
         x = LayerNorm(encoder.epsilon, dtype=encoder.dtype, name="norm")(x)
         kernel = encoder.output_kernel().astype(compute_dtype(encoder.dtype))
-        flat = x.reshape(-1, encoder.width)
-        logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
+        logits = product(x, kernel, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (encoder.vocabulary,))
-        logits = logits + jnp.broadcast_to(bias, logits.shape)
-        return logits.reshape(*tokens.shape, encoder.vocabulary)
+        return logits + jnp.broadcast_to(bias, logits.shape)
 
 
 PRESETS: dict[str, BERT] = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
-from deeplearn.models.sequence import place
+from deeplearn.models.sequence import context_of
 from deeplearn.types import Array, Context
 
 
@@ -37,7 +37,7 @@ class Bidirectional(nn.Module):
         segments = context.segments
         if segments is not None:
             segments = segments[:, ::-1]
-            reverse, _ = place(segments, None, segments, None, context.train)
+            reverse, _ = context_of(segments, None, segments, None, context.train)
         else:
             reverse = context
         before, _ = forward(x, None, context)

@@ -201,7 +201,8 @@ def lstm_encoder_decoder(
     common: Any = {"dropout": dropout, "dtype": dtype}
     read = Block(Bidirectional(LSTM(width // 2, dtype=dtype)), **common)
     write = Block(LSTM(width, dtype=dtype), **common)
-    look = Block(CrossAttention(heads, width // heads, init_scale=width**-0.5, dtype=dtype))
+    mixer = CrossAttention(heads, width // heads, init_scale=width**-0.5, dtype=dtype)
+    look = Block(mixer, **common)
     return EncoderDecoder(
         SequenceModel(source_vocabulary, width, depth, (read,), **common),
         SequenceModel(vocabulary, width, 1, (*(write,) * depth, look), **common),

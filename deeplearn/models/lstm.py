@@ -4,8 +4,9 @@ Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000;
 stand in `layers/lstm.py`.
 
 Initializer, gate by gate: Glorot uniform for W, orthogonal for U (Saxe et al. 2014,
-arXiv:1312.6120); the bias of the forget gate 1 (Jozefowicz et al. 2015), the others 0. Weight decay
-leaves out the bias.
+arXiv:1312.6120); the bias of the forget gate 1 (Jozefowicz et al. 2015), the others 0; embedding
+and output kernel normal with deviation 1/√width. Weight decay leaves out biases, scales and the
+embedding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from deeplearn.types import Array, Context
 
 
 class LSTM(nn.Module):
-    """An LSTM layer: (B, T, …) → (B, T, hidden); its carry is (h, c), both (B, hidden).
+    """An LSTM layer: (B, T, D) → (B, T, hidden); its carry is (h, c), both (B, hidden).
 
     Parameters `kernel` (D, 4·hidden), `recurrent` (hidden, 4·hidden) and `bias` (4·hidden,), gates
     in the order i, f, g, o.

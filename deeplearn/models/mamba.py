@@ -5,8 +5,8 @@ et al. 2024 (arXiv:2403.19887): in each repetition one block of attention, witho
 follows several of Mamba, and all have a gated feed-forward layer; there are no experts.
 
 Initializer: the embedding is normal with deviation 0.02, the mixers are as in layers/mamba.py,
-their output kernels divided by √depth. Weight decay leaves out A_log, D, biases, scales and the
-embedding.
+their output kernels divided by √depth, those of a hybrid, which has feed-forward layers too, by
+√(2·depth). Weight decay leaves out A_log, D, biases, scales and the embedding.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ The gate of MinGRU sees no state, so its recurrence is linear in h and can run i
 time. The paper's second form, in logarithms, is not needed: the decay lies in (0, 1).
 
 Initializer: Glorot uniform for W and V, orthogonal for U (Saxe et al. 2014, arXiv:1312.6120),
-biases 0. Weight decay leaves out the biases.
+biases 0, embedding and output kernel normal with deviation 1/√width. Weight decay leaves out the
+biases, the scales and the embedding.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _GLOROT = nn.initializers.glorot_uniform()
 
 
 class RNN(nn.Module):
-    """A simple recurrent layer: (B, T, …) → (B, T, hidden); its carry is h (B, hidden).
+    """A simple recurrent layer: (B, T, D) → (B, T, hidden); its carry is h (B, hidden).
 
     `activation` is "tanh" or "relu".
     """
@@ -60,7 +61,7 @@ class RNN(nn.Module):
 
 
 class MinGRU(nn.Module):
-    """A minimal gated recurrent layer: (B, T, …) → (B, T, hidden); its carry is h (B, hidden)."""
+    """A minimal gated recurrent layer: (B, T, D) → (B, T, hidden); its carry is h (B, hidden)."""
 
     hidden: int
     dtype: str = "float32"
@@ -75,9 +76,9 @@ class MinGRU(nn.Module):
         wide = update.astype(state.dtype)
         z, decay = jax.nn.sigmoid(wide), jax.nn.sigmoid(-wide)
         inputs = z * candidate.astype(state.dtype)
-        resets, holds = token_masks(context)
+        resets, holds = context.resets, context.holds
         if resets is not None and holds is not None:
-            resets, holds = resets.T[..., None], holds.T[..., None]
+            resets, holds = resets[..., None], holds[..., None]
             decay = jnp.where(holds, 1.0, jnp.where(resets, 0.0, decay))
             inputs = jnp.where(holds, 0.0, inputs)
         h, last = linear_recurrence(decay, inputs, state)

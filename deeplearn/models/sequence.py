@@ -18,6 +18,7 @@ from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.layers.embedding import Embedding
 from deeplearn.layers.normalization import normalization
 from deeplearn.layers.precision import compute_dtype
+from deeplearn.layers.products import product
 from deeplearn.types import Array, Context, PyTree
 
 REMAT = {
@@ -49,6 +50,14 @@ class Carry:
         return Carry(self.segment[rows], self.position[rows], layers, self.axis)
 
 
+def _norm(kind: str, epsilon: float, dtype: str, name: str | None = None) -> Any:
+    if kind == "batch":
+        raise UsageError(
+            "normalization='batch' of a sequence model would mix tokens; use 'rms' or 'layer'"
+        )
+    return normalization(kind)(epsilon=epsilon, dtype=dtype, name=name)
+
+
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + feed_forward(norm(x)): (B, T, D), carry → (B, T, D), carry.
 
@@ -78,7 +87,7 @@ class Block(nn.Module):
     def _normalized(self, x: Array, name: str) -> Array:
         if self.normalization is None:
             return x
-        return normalization(self.normalization)(self.epsilon, dtype=self.dtype, name=name)(x)
+        return _norm(self.normalization, self.epsilon, self.dtype, name)(x)
 
     def _added(self, x: Array, y: Array, context: Context) -> Array:
         if self.dropout:
@@ -135,7 +144,7 @@ class SequenceModel(nn.Module):
         self.dropped = nn.Dropout(self.dropout)
         self.layers = self._stack()
         if self.normalization is not None:
-            self.norm = normalization(self.normalization)(self.epsilon, dtype=self.dtype)
+            self.norm = _norm(self.normalization, self.epsilon, self.dtype)
         if not self.tied:
             init = nn.initializers.normal(self.embedding_scale)
             self.output = self.param("output", init, (self.width, self.vocabulary))
@@ -204,7 +213,8 @@ class SequenceModel(nn.Module):
 
         `segments` (B, T) numbers documents from 1 on, 0 is padding; without them all tokens belong
         to one document, or go on with that of the carry. `positions` (B, T) are those within the
-        document where they are not to be counted here.
+        document where they are not to be counted here; a carry counts on without them, so give
+        them with every chunk.
         """
         self._check_length(tokens)
         if carry is None and segments is None:
@@ -212,7 +222,7 @@ class SequenceModel(nn.Module):
                 positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
             context, end = Context(None, positions, train), None
         else:
-            context, end = place(tokens, carry, segments, positions, train)
+            context, end = context_of(tokens, carry, segments, positions, train)
         x = self.embedding(tokens)
         if self.learned_positions:
             x = x + jnp.broadcast_to(self.position(context.positions), x.shape)
@@ -229,9 +239,7 @@ class SequenceModel(nn.Module):
     def head(self, features: Array) -> Array:
         """Logits (…, V) in fp32 of features (…, D)."""
         kernel = self.output_kernel().astype(compute_dtype(self.dtype))
-        flat = features.reshape(-1, features.shape[-1])
-        logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
-        return logits.reshape(*features.shape[:-1], self.vocabulary)
+        return product(features, kernel, jnp.float32)
 
     def output_kernel(self) -> Array:
         """The output kernel (D, V)."""
@@ -268,7 +276,7 @@ class SequenceModel(nn.Module):
             )
 
 
-def place(
+def context_of(
     tokens: Array,
     carry: Carry | None,
     segments: Array | None,

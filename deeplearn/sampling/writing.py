@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+
+from deeplearn.data.vocabulary import Vocabulary
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-
-
-class Decoder(Protocol):
-    """What a vocabulary is asked for here."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; bytes that are no character become `UNFINISHED`."""
-        ...
+"""What a vocabulary decodes bytes to that are no character."""
 
 
 def texts(
     prompt: Sequence[int],
     chunks: Iterable[Sequence[int]],
-    vocabulary: Decoder,
+    vocabulary: Vocabulary,
     stop: Sequence[int] = (),
 ) -> Iterator[str]:
     """The text of a prompt, then what each chunk of tokens adds to it, up to a stop token.

@@ -55,6 +55,14 @@ def require_outputs(model: nn.Module, output: Array, size: int) -> None:
         )
 
 
+def token_weights(counts: Array, batch: Batch) -> Array:
+    """fp32 (B, T): 1 where a token `counts` (B, T), times the weight of its row."""
+    weight = counts.astype(jnp.float32)
+    if "mask" not in batch:
+        return weight
+    return weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+
+
 def cleared(batch: Batch) -> Batch:
     """The batch with 0 in every row that `mask` (B,) leaves out.
 

@@ -17,10 +17,11 @@ import numpy as np
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.tiled_cross_entropy import tiled_softmax_cross_entropy
 from deeplearn.losses import softmax_cross_entropy
 from deeplearn.sampling.autoregressive import Request, stream
 from deeplearn.tasks.checks import require_fields, require_tokens
+from deeplearn.tasks.forward import cleared, token_weights
+from deeplearn.tiled_cross_entropy import tiled_softmax_cross_entropy
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 
@@ -80,14 +81,14 @@ class Language:
         self, variables: Variables, batch: Batch, rng: Array | None
     ) -> tuple[Array, Array | None, Array]:
         """Cross-entropy, hits and weight of each label (B, T); training where `rng` is given."""
+        batch = cleared(batch)
         tokens, segments = batch["tokens"], batch.get("segments")
         inputs, labels = tokens[:, :-1], tokens[:, 1:]
-        weight = jnp.ones(labels.shape, jnp.float32)
+        counts = jnp.ones(labels.shape, bool)
         if segments is not None:
-            same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-            weight, segments = same.astype(jnp.float32), segments[:, :-1]
-        if "mask" in batch:
-            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+            counts = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            segments = segments[:, :-1]
+        weight = token_weights(counts, batch)
 
         def outputs(model: nn.Module) -> tuple[Array, Array]:
             features, _ = model.features(inputs, segments=segments, train=rng is not None)

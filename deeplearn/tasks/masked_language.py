@@ -4,8 +4,8 @@ A batch holds `tokens` int (B, T) and optionally `segments` int (B, T), document
 and 0 for padding; without them token 0 is padding. `mask` (B,) weighs rows.
 
 Source: Devlin et al. 2019 (arXiv:1810.04805), section 3.1: of the chosen tokens 80 % become the
-mask token, 10 % a random token, 10 % stay. Difference: each token is chosen by itself, so that
-their number varies.
+mask token, 10 % a random token, 10 % stay. Differences: each token is chosen by itself, so that
+their number varies, and special tokens are chosen and drawn like all others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deeplearn.errors import UsageError
 from deeplearn.losses import softmax_cross_entropy
 from deeplearn.metrics import accuracy
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared
+from deeplearn.tasks.forward import cleared, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 _ODD = 2654435761
@@ -103,9 +103,7 @@ class MaskedLanguage:
             train=dropout is not None,
             rngs={} if dropout is None else {"dropout": dropout},
         )
-        weight = chosen.astype(jnp.float32)
-        if "mask" in batch:
-            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+        weight = token_weights(chosen, batch)
         losses = softmax_cross_entropy(logits, tokens)
         return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, tokens, weight)}
 

@@ -22,7 +22,7 @@ from deeplearn.sampling.autoregressive import step_of
 from deeplearn.sampling.beam import beam_search
 from deeplearn.sampling.unrolled import unrolled
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared
+from deeplearn.tasks.forward import cleared, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 
@@ -114,8 +114,6 @@ class Translation:
             rngs={} if rng is None else {"dropout": rng},
             method="teacher_forced",
         )
-        weight = (labels > 0).astype(jnp.float32)
-        if "mask" in batch:
-            weight = weight * jnp.broadcast_to(batch["mask"][:, None], weight.shape)
+        weight = token_weights(labels > 0, batch)
         losses = softmax_cross_entropy(logits, labels, smoothing)
         return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, labels, weight)}

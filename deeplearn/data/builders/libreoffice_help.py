@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from deeplearn.data.corpus import PLACES
-from deeplearn.data.split import text_places
+from deeplearn.data.corpus import chosen
+from deeplearn.data.libreoffice_help import SPLITS
 from deeplearn.errors import DataError
 
 _LANGUAGES = """
@@ -25,7 +25,6 @@ ca cs da de dz el en-GB es et eu fi fr gl hi hu id it ja km ko nl om pl pt pt-BR
 zh-CN zh-TW
 """
 ENGLISH = "en-US"
-SPLITS = ("train", "validation", "test")
 
 _PARAGRAPH = re.compile(r"(par|hd|tit)_id")
 _VOID = {
@@ -102,13 +101,11 @@ def aligned(english: Paragraphs, other: Paragraphs) -> dict[str, list[tuple[str,
     of a held-out split, those whose English stands in a page of an earlier split, whatever its
     language there: so a held-out source is new to a model of any languages.
     """
-    sides = {}
-    for page, place in zip(english, text_places(english), strict=True):
-        sides[page] = next(s for s in SPLITS if PLACES[s][0] <= place < PLACES[s][1])
+    names = list(english)
     rows: dict[str, list[tuple[str, str, str, str]]] = {}
     seen: set[str] = set()
     for split in SPLITS:
-        pages = [page for page in english if sides[page] == split]
+        pages = [names[index] for index in chosen(names, split, "LibreOfficeHelp")]
         pairs: dict[tuple[str, str], tuple[str, str]] = {}
         for page in pages:
             for name, source in english[page].items():
@@ -142,9 +139,9 @@ with tfds.core.registered.skip_registration():
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
             language = self.builder_config.name
-            trees = {each: self._tree(each) for each in (ENGLISH, language)}
-            english, other = (self._paragraphs(tree) for tree in trees.values())
-            rows = aligned(english, other)
+            # Both trees must be there before one is parsed.
+            english, other = [self._tree(each) for each in (ENGLISH, language)]
+            rows = aligned(self._paragraphs(english), self._paragraphs(other))
             return {split: self._generate_examples(rows[split]) for split in SPLITS}
 
         def _generate_examples(

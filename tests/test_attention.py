@@ -1,0 +1,60 @@
+"""Attention against its equation, and the fields that it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.attention import Attention
+from deeplearn.types import Context
+
+B, T, H, K, D = 2, 7, 4, 6, 10
+POSITIONS = jnp.arange(T)[None]
+
+
+def plain(params, x, groups, causal, window):
+    """softmax(q·kᵀ/√K)·v in NumPy fp64, one head after the other."""
+    qkv = np.asarray(x, np.float64) @ np.asarray(params["qkv"]["kernel"], np.float64)
+    q, k, v = np.split(qkv.reshape(B, T, -1, K), [H, H + groups], axis=2)
+    back = np.arange(T)[:, None] - np.arange(T)[None]
+    seen = back >= 0 if causal else np.full((T, T), True)
+    seen = seen if window is None else seen & (np.abs(back) < window)
+    heads = []
+    for head in range(H):
+        group = head // (H // groups)
+        scores = np.einsum("btk,bsk->bts", q[:, :, head], k[:, :, group]) / np.sqrt(K)
+        weights = np.exp(np.where(seen, scores, -np.inf))
+        weights /= weights.sum(-1, keepdims=True)
+        heads.append(weights @ v[:, :, group])
+    return np.concatenate(heads, -1) @ np.asarray(params["output"]["kernel"], np.float64)
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("segments", [None, jnp.ones((B, T), jnp.int32)])
+def test_equals_its_equation(key, groups, causal, window, segments):
+    layer = Attention(H, K, groups, causal, window, rotary=None, init_scale=0.5)
+    x = jax.random.normal(key, (B, T, D))
+    context = Context(segments, POSITIONS)
+    (y, _), variables = jax.jit(layer.init_with_output)(key, x, None, context)
+    expected = plain(variables["params"], x, groups, causal, window)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"heads": 0}, "heads=0"),
+        ({"head_width": 0}, "head_width=0"),
+        ({"kv_heads": 0}, "kv_heads=0"),
+        ({"kv_heads": 3}, "no multiple of kv_heads=3"),
+        ({"window": 0}, "window=0"),
+        ({"head_width": 5}, "must be even"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(key, fields, message):
+    layer = Attention(**{"heads": H, "head_width": K, **fields})
+    with pytest.raises(UsageError, match=message):
+        layer.init(key, jnp.zeros((B, T, D)), None, Context(None, POSITIONS))
