@@ -2,8 +2,8 @@
 
     ./launch.sh train --experiment=mlp_digits
 
-About 7 s on 2 CPU cores that were shared. Test accuracy 97.6 ± 0.2 % (5 seeds, 363 examples); a support vector
-machine reaches 98.9 % on the same split.
+About 7 s on 2 CPU cores that were shared. Test accuracy 97.6 ± 0.2 % (5 seeds, 363 examples); a
+support vector machine reaches 98.9 % on the same split.
 """
 
 from deeplearn.data.bundled import Bundled
