@@ -1,9 +1,10 @@
 """Trains an experiment over seeds and writes mean ± standard deviation of its test metrics.
 
-    python -m benchmarks.quality EXPERIMENT [--seeds=5] [--set FIELD=VALUE …]
+    python -m benchmarks.quality EXPERIMENT [--seeds=5] [--set FIELD=VALUE …] [--keep=DIR]
 
 The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is the 95 %
-bootstrap interval over the test set.
+bootstrap interval over the test set. Where there is no test split it is the validation split. Of a
+model that translates, the texts are scored as well. `--keep` leaves the run of seed 0 in DIR.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplearn.evaluate import text_scores, translations
 from deeplearn.overrides import override
 from deeplearn.report.receipt import cpu, devices, parameter_count, versions, write_json
-from deeplearn.train import train
+from deeplearn.train import Run, train
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,40 +39,80 @@ def bootstrap_accuracy(accuracy: float, examples: int, draws: int = 10_000) -> t
     return float(low), float(high)
 
 
-def measure(name: str, seeds: int, changes: list[str]) -> dict:
-    """The test metrics of every seed, their mean and spread, and the seconds that a run took."""
-    runs, seconds, parameters, examples = [], [], 0, 0
+def curve(workdir: Path, split: str) -> list[dict]:
+    """The loss of a split at every evaluation of a run."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{"step": row["step"], "loss": row["loss"]} for row in rows if row["split"] == split]
+
+
+def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dict:
+    """The metrics of every seed, their mean and spread, and the seconds that a run took."""
+    runs, seconds, found = [], [], {}
     for seed in range(seeds):
         experiment = importlib.import_module(f"experiments.{name}").experiment()
         experiment = override(experiment, [*changes, f"seed={seed}"])
-        with tempfile.TemporaryDirectory() as workdir:
+        split = "test" if "test" in experiment.evaluation else "validation"
+        with tempfile.TemporaryDirectory() as temporary:
+            workdir = keep if keep and seed == 0 else Path(temporary)
             began = time.monotonic()
             run = train(experiment, workdir)
             seconds.append(round(time.monotonic() - began, 1))
-        runs.append(dict(run.metrics["test"]))
-        parameters = parameter_count(run.state.params)
-        examples = len(experiment.evaluation["test"])
-    summary: dict = {}
-    for metric in runs[0]:
-        values = [run[metric] for run in runs]
-        summary[metric] = {"mean": statistics.mean(values), "values": values}
-        if seeds > 1:
-            summary[metric]["std"] = statistics.stdev(values)
-        elif metric == "accuracy":
-            summary[metric]["bootstrap_95"] = bootstrap_accuracy(values[0], examples)
+            runs.append(dict(run.metrics[split]))
+            if seed == 0:
+                found = of_first(run, split)
+        if hasattr(experiment.task, "translate"):
+            texts = translations(run, split)
+            runs[-1] |= text_scores(run, split, texts)
+            found["examples"] = examples(run, split, texts)
     return {
         "experiment": name,
         "changes": changes,
         "date": datetime.date.today().isoformat(),
         "seeds": seeds,
-        "test": summary,
-        "test_examples": examples,
+        split: summary(runs, found[f"{split}_examples"]),
         "seconds": seconds,
-        "parameters": parameters,
+        **found,
         "versions": versions(),
         "devices": devices(),
         "cpu": cpu(),
     }
+
+
+def summary(runs: list[dict], count: int) -> dict:
+    """Mean and values of each metric over the runs, and their spread."""
+    found: dict = {}
+    for metric in runs[0]:
+        values = [run[metric] for run in runs]
+        found[metric] = {"mean": statistics.mean(values), "values": values}
+        if len(runs) > 1:
+            found[metric]["std"] = statistics.stdev(values)
+        elif metric == "accuracy" and "perplexity" not in runs[0]:
+            # Tokens of one text are no independent draws.
+            found[metric]["bootstrap_95"] = bootstrap_accuracy(values[0], count)
+    return found
+
+
+def of_first(run: Run, split: str) -> dict:
+    """What is told of the run of the first seed."""
+    experiment = run.experiment
+    found = {
+        f"{split}_examples": len(experiment.evaluation[split]),
+        "parameters": parameter_count(run.state.params),
+        "curve": curve(run.workdir, split),
+    }
+    if "tokens" in (spec := experiment.train_dataset().spec):
+        found["tokens_per_step"] = experiment.batch_size * (spec["tokens"].shape[0] - 1)
+    return found
+
+
+def examples(run: Run, split: str, texts: list[str], count: int = 8) -> list[dict]:
+    """Some of the pairs of a split, evenly spaced, with the run's translation."""
+    pairs = run.experiment.evaluation[split].pairs
+    places = range(0, len(pairs), max(1, len(pairs) // count))
+    return [
+        {"source": pairs[i].source, "reference": pairs[i].target, "translation": texts[i]}
+        for i in places
+    ][:count]
 
 
 def main() -> None:
@@ -80,12 +122,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--label", default="", help="a suffix of the result file's name")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leaves the run of seed 0 there")
     flags = parser.parse_args()
-    result = measure(flags.experiment, flags.seeds, flags.set)
+    result = measure(flags.experiment, flags.seeds, flags.set, flags.keep)
     label = f"_{flags.label}" if flags.label else ""
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"quality_{flags.experiment}{label}.json", result)
-    print(json.dumps(result["test"], indent=2))
+    print(json.dumps(result.get("test") or result["validation"], indent=2))
 
 
 if __name__ == "__main__":

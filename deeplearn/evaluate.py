@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,12 +11,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deeplearn.data.dataset import Examples, Sequential
+from deeplearn.data.pairs import Pairs
 from deeplearn.data.prefetch import prefetch
+from deeplearn.data.vocabulary import Symbols
 from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment
+from deeplearn.sampling.autoregressive import BUCKET
 from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.task import Task
+from deeplearn.text_metrics import bleu, chrf, error_rate, exact_match
 from deeplearn.types import Batch, Mean, Variables
 
 if TYPE_CHECKING:
@@ -86,6 +90,63 @@ def predict(run: Run, split: str = "test", count: int = 8) -> tuple[Examples, Ex
     examples = dataset.source.gather(indices)
     predictions = jax.jit(task.predict)(evaluation_variables(run.state), examples)
     return examples, jax.device_get(predictions)
+
+
+def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
+    """What a run makes of every source of a split, in their order, as texts.
+
+    Sources of like length are searched together, for at most twice as many tokens.
+    Raises `UsageError` where the run does not translate, or its data has no texts.
+    """
+    task = run.experiment.task
+    if not hasattr(task, "translate"):
+        raise UsageError(f"task {type(task).__name__} translates nothing; evaluate without beams")
+    pairs = _pairs(run, split)
+    sources = pairs.arrays["source"]
+    lengths = (sources > 0).sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    size = min(run.experiment.evaluation_batch_size, len(order))
+    translate = jax.jit(task.translate, static_argnames=("count", "beams"))
+    variables, texts = evaluation_variables(run.state), [""] * len(order)
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        width = min(-(-int(lengths[rows[-1]]) // BUCKET) * BUCKET, sources.shape[1])
+        # A last batch that is too small repeats its rows: its program is there already.
+        found = translate(
+            variables,
+            sources[np.resize(rows, size), :width],
+            count=min(2 * width, pairs.target_length),
+            beams=beams,
+        )
+        for row, tokens in zip(rows, jax.device_get(found), strict=False):
+            texts[row] = pairs.target_vocabulary.decode(tokens)
+    return texts
+
+
+def text_scores(run: Run, split: str, texts: Sequence[str]) -> dict[str, float]:
+    """The texts of `translations` against the references of the split.
+
+    `bleu` and `chrf` (0 to 100), or for symbols, which may have several references, `error_rate`
+    and `exact_match` (0 to 1).
+    """
+    pairs = _pairs(run, split)
+    if isinstance(pairs.target_vocabulary, Symbols):
+        means = {
+            "error_rate": error_rate(texts, pairs.references, words=True),
+            "exact_match": exact_match(texts, pairs.references),
+        }
+        return values(means)
+    first = [references[0] for references in pairs.references]
+    return {"bleu": bleu(texts, first), "chrf": chrf(texts, first)}
+
+
+def _pairs(run: Run, split: str) -> Pairs:
+    source = run.experiment.evaluation_dataset(split).source
+    if not isinstance(source, Pairs):
+        raise UsageError(
+            f"split '{split}' is {type(source).__name__}, without texts to compare; use Pairs"
+        )
+    return source
 
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:

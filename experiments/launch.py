@@ -52,13 +52,18 @@ def default_workdir(experiment: str, overrides: Sequence[str]) -> str:
 
 def evaluate(values: Any, rest: list[str]) -> int:
     import deeplearn
+    from deeplearn.evaluate import text_scores, translations
 
     run = deeplearn.load(values.workdir)
     splits = [values.split] if values.split else sorted(run.experiment.evaluation)
     if not splits:
         raise UsageError(f"--workdir={values.workdir}: its experiment has no evaluation data")
     for split in splits:
-        for name, value in deeplearn.evaluate(run, split).items():
+        metrics = deeplearn.evaluate(run, split)
+        if values.beams is not None:
+            texts = translations(run, split, values.beams)
+            metrics |= text_scores(run, split, texts)
+        for name, value in metrics.items():
             print(f"{split + '/' + name:<24} {value:.6g}")
     return 0
 
@@ -99,7 +104,13 @@ MODES = {
     "evaluate": Mode(
         "print the metrics of a trained model",
         evaluate,
-        {"workdir": NEEDED_WORKDIR, "split": Flag("which evaluation data; default all", "NAME")},
+        {
+            "workdir": NEEDED_WORKDIR,
+            "split": Flag("which evaluation data; default all", "NAME"),
+            "beams": Flag(
+                "translate too, with N hypotheses, and score the texts", "N", flags.DEFINE_integer
+            ),
+        },
     ),
     "sample": _sample.MODE,
     **_interop.MODES,

@@ -5,17 +5,23 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from deeplearn.data.corpus import TextPairs
 from deeplearn.data.memory import Arrays
+from deeplearn.data.pairs import Pairs
+from deeplearn.data.vocabulary import SPECIALS, Characters, Symbols
 from deeplearn.errors import DataError, UsageError
-from deeplearn.evaluate import Evaluator, predict
+from deeplearn.evaluate import Evaluator, predict, text_scores, translations
 from deeplearn.experiment import Experiment
+from deeplearn.models.encoder_decoder import lstm_encoder_decoder
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import AdamW
 from deeplearn.program import Program
 from deeplearn.sharding import make_mesh
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.translation import Translation
 from deeplearn.train import Run
 
 ROWS = 23
@@ -71,3 +77,68 @@ def test_predictions_stand_beside_their_examples(run):
     assert len(predict(run, "test", 99)[1]["label"]) == ROWS
     with pytest.raises(UsageError, match="count=0"):
         predict(run, "test", 0)
+
+
+LETTERS = "abcd"
+WORDS = ["a", "bd", "cab", "dddd", "abcdabcdabcdabcdabcdabcdabcdabcdabcd"]
+
+
+@pytest.fixture(scope="module", params=["texts", "symbols"])
+def translating(request, tmp_path_factory):
+    """A run whose `translate` copies its source, read by a target vocabulary in capitals."""
+    targets = [word.upper() for word in WORDS]
+    target_vocabulary = Characters(LETTERS.upper(), SPECIALS)
+    if request.param == "symbols":
+        targets = [" ".join(word) for word in targets]
+        target_vocabulary = Symbols(tuple(LETTERS.upper()), SPECIALS)
+    # The fourth target is wrong in one of its four letters.
+    targets[3] = targets[3].replace("D", "A", 1)
+    corpus = TextPairs(tuple(zip(WORDS, targets, strict=True)))
+    data = Pairs(corpus, "all", Characters(LETTERS, SPECIALS), target_vocabulary, 40, 40)
+    experiment = Experiment(
+        name="copying",
+        task=Copying(),
+        train=data,
+        evaluation={"test": data},
+        optimizer=AdamW(),
+        steps=1,
+        batch_size=2,
+        evaluation_batch_size=2,
+    )
+    state = dataclasses.replace(Program(experiment).init(), params={})
+    return Run(experiment, state, {}, tmp_path_factory.mktemp("run"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Copying(Translation):
+    """Translates by copying; a source is long enough for all that is asked of it."""
+
+    model: nn.Module = lstm_encoder_decoder(7, 7, width=4, depth=1)
+
+    def translate(self, variables, source, count, beams=1, length_penalty=0.6):
+        assert count >= source.shape[1] and beams == 3
+        return source
+
+
+def test_translations_come_in_the_order_of_the_split(translating):
+    texts = translations(translating, "test", beams=3)
+    assert [text.replace(" ", "").lower() for text in texts] == WORDS
+
+
+def test_texts_are_scored_by_the_kind_of_their_vocabulary(translating):
+    scores = text_scores(translating, "test", translations(translating, "test", beams=3))
+    if set(scores) == {"error_rate", "exact_match"}:
+        assert scores["error_rate"] == pytest.approx(1 / sum(map(len, WORDS)))
+        assert scores["exact_match"] == pytest.approx(0.8)
+    else:
+        assert set(scores) == {"bleu", "chrf"} and 80 < scores["chrf"] < 100
+
+
+def test_what_does_not_translate_is_refused(run, translating):
+    with pytest.raises(UsageError, match="task Classification translates nothing"):
+        translations(run)
+    bare = dataclasses.replace(translating.experiment, evaluation={"test": run.experiment.train})
+    other = Run(bare, translating.state, {}, translating.workdir)
+    for scored in (lambda: translations(other), lambda: text_scores(other, "test", [])):
+        with pytest.raises(UsageError, match="split 'test' is Arrays, without texts"):
+            scored()
