@@ -7,7 +7,6 @@ goes on as its `relative` says. Step may be a scalar or an array; every number m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +21,6 @@ class Schedule:
     """Base of all schedules: a linear warm-up, then `peak` · `relative`."""
 
     warmup: int = 0
-
-    depends_on_steps: ClassVar[bool] = True
-    """False where the total does not change the values, so that a run may be made longer."""
 
     def __call__(self, step: ArrayLike, peak: ArrayLike, steps: ArrayLike) -> Array:
         """The learning rate (shape of `step`) at step 0, 1, … of `steps`."""
@@ -61,8 +57,6 @@ class Schedule:
 class Constant(Schedule):
     """The peak, to the end."""
 
-    depends_on_steps: ClassVar[bool] = False
-
     def relative(self, step: Array, steps: ArrayLike) -> Array:
         return jnp.ones_like(step)
 
@@ -94,8 +88,6 @@ class Step(Schedule):
 
     boundaries: tuple[int, ...] = ()
     factor: float = 0.1
-
-    depends_on_steps: ClassVar[bool] = False
 
     def relative(self, step: Array, steps: ArrayLike) -> Array:
         reached = sum((step >= boundary for boundary in self.boundaries), jnp.zeros_like(step))

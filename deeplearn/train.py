@@ -110,6 +110,7 @@ def _loop(
     with contextlib.ExitStack() as stack:
         rows, timing = RowLog(directory / "metrics.jsonl"), RowLog(directory / "timing.jsonl")
         rows.truncate_after(loop.step)
+        timing.truncate_after(loop.step)
         pace = Pace(experiment.steps, experiment.batch_size)
         progress = Progress(experiment.name, experiment.steps, loop.step, pace)
         stack.callback(progress.close)

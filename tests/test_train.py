@@ -131,11 +131,16 @@ def test_sigterm_saves_and_the_next_start_ends_alike(experiment, tmp_path):
     with pytest.raises(Preempted, match="SIGTERM stopped the run at step 8") as caught:
         train(experiment, tmp_path / "cut", hooks=[At(7, terminate)])
     assert caught.value.exit_code == 75
+    # Rows beyond the last checkpoint, as a kill leaves them, are taken again.
+    later = '{"step": 10, "split": "train", "loss": 1.0}\n'
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        with (tmp_path / "cut" / name).open("a") as rows:
+            rows.write(later)
     resumed = train(experiment, tmp_path / "cut")
     assert state_sha256(resumed.state) == state_sha256(whole.state)
-    names = ("metrics.jsonl",)
-    for name in names:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    cut, uncut = (tmp_path / run / "metrics.jsonl" for run in ("cut", "whole"))
+    assert cut.read_bytes() == uncut.read_bytes()
+    assert later not in (tmp_path / "cut" / "timing.jsonl").read_text()
 
 
 def test_the_loop_gives_the_signals_back(experiment, tmp_path):
