@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deeplearn.data.dataset import Examples, Sequential
-from deeplearn.data.pairs import Pairs
+from deeplearn.data.pairs import Pairs, padded
 from deeplearn.data.prefetch import prefetch
 from deeplearn.data.vocabulary import Symbols
 from deeplearn.errors import UsageError
@@ -102,23 +102,20 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
     if not hasattr(task, "translate"):
         raise UsageError(f"task {type(task).__name__} translates nothing; evaluate without beams")
     pairs = _pairs(run, split)
-    sources = pairs.arrays["source"]
-    lengths = (sources > 0).sum(axis=1)
+    sources = [pairs.encode_source(pair.source, pair.language) for pair in pairs.pairs]
+    lengths = np.array([len(source) for source in sources])
     order = np.argsort(lengths, kind="stable")
     size = min(run.experiment.evaluation_batch_size, len(order))
     translate = jax.jit(task.translate, static_argnames=("count", "beams"))
     variables, texts = evaluation_variables(run.state), [""] * len(order)
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
-        width = min(-(-int(lengths[rows[-1]]) // BUCKET) * BUCKET, sources.shape[1])
+        width = -(-int(lengths[rows[-1]]) // BUCKET) * BUCKET
         # A last batch that is too small repeats its rows: its program is there already.
-        found = translate(
-            variables,
-            sources[np.resize(rows, size), :width],
-            count=min(2 * width, pairs.target_length),
-            beams=beams,
-        )
-        for row, tokens in zip(rows, jax.device_get(found), strict=False):
+        batch = padded([sources[row] for row in np.resize(rows, size)], width)
+        count = min(2 * width, pairs.target_length)
+        found = jax.device_get(translate(variables, batch, count=count, beams=beams))
+        for row, tokens in zip(rows, found, strict=False):
             texts[row] = pairs.target_vocabulary.decode(tokens)
     return texts
 

@@ -8,7 +8,7 @@ It has not been run in full yet.
 """
 
 from deeplearn.data.libreoffice_help import LibreOfficeHelp
-from deeplearn.data.pairs import Pairs
+from deeplearn.data.pairs import PackedPairs, Pairs
 from deeplearn.data.subwords import LearnedBPE
 from deeplearn.data.vocabulary import SPECIALS
 from deeplearn.experiment import Experiment
@@ -24,7 +24,7 @@ def experiment() -> Experiment:
     return translation("transformer_translate", ("de",))
 
 
-def translation(name: str, languages: tuple[str, ...], steps: int = 2500) -> Experiment:
+def translation(name: str, languages: tuple[str, ...], steps: int = 4000) -> Experiment:
     """English into `languages`; where there are several, the source begins with that of the target.
 
     Source and target share their subwords.
@@ -34,22 +34,24 @@ def translation(name: str, languages: tuple[str, ...], steps: int = 2500) -> Exp
     names = tuple(f"<{language}>" for language in languages) if several else ()
     subwords = LearnedBPE(corpus, SUBWORDS * len(languages), (*SPECIALS, *names))
 
-    def pairs(split: str, length: int) -> Pairs:
-        return Pairs(corpus, split, subwords, subwords, length, length, language_token=several)
+    def pairs(kind: type[Pairs], split: str, length: int) -> Pairs:
+        return kind(corpus, split, subwords, subwords, length, length - 1, language_token=several)
 
     size = subwords.size_limit
-    model = transformer_encoder_decoder(size, size, width=256, depth=2, heads=4, features=1024)
+    model = transformer_encoder_decoder(
+        size, size, width=256, depth=2, heads=4, features=1024, dropout=0.2
+    )
     return Experiment(
         name=name,
         task=Translation(model, smoothing=0.1),
-        # 6 % of the training pairs are longer than 64 subwords, none of the test pairs than 192.
-        train=pairs("train", 64),
-        evaluation={split: pairs(split, 192) for split in ("validation", "test")},
+        train=pairs(PackedPairs, "train", 128),
+        # No test pair is longer.
+        evaluation={split: pairs(Pairs, split, 192) for split in ("validation", "test")},
         optimizer=AdamW(
             learning_rate=1e-3, schedule=Cosine(warmup=250), weight_decay=0.01, clip_norm=1.0
         ),
         steps=steps,
-        batch_size=64,
+        batch_size=32,
         evaluation_batch_size=64,
         log_every=50,
         evaluate_every=500,

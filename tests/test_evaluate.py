@@ -111,12 +111,12 @@ def translating(request, tmp_path_factory):
 
 @dataclasses.dataclass(frozen=True)
 class Copying(Translation):
-    """Translates by copying; a source is long enough for all that is asked of it."""
+    """Translates by copying."""
 
     model: nn.Module = lstm_encoder_decoder(7, 7, width=4, depth=1)
 
     def translate(self, variables, source, count, beams=1, length_penalty=0.6):
-        assert count >= source.shape[1] and beams == 3
+        assert beams == 3
         return source
 
 

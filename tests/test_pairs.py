@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deeplearn.data.corpus import Pair, TextPairs
 from deeplearn.data.dataset import check_examples
-from deeplearn.data.pairs import Pairs
+from deeplearn.data.pairs import PackedPairs, Pairs
 from deeplearn.data.vocabulary import SPECIALS, Bytes, Characters
 from deeplearn.errors import DataError, UsageError
 
@@ -90,3 +90,26 @@ def test_what_cannot_work_is_refused():
         len(source([]))
     with pytest.raises(DataError, match="character 'x' at place 1"):
         len(source([("ax", "A")]))
+
+
+@given(TEXTS)
+def test_packed_rows_hold_every_pair_once_and_whole(pairs):
+    made = PackedPairs(TextPairs(pairs), "all", LOWER, UPPER, 13, 12)
+    rows = made.arrays
+    found = []
+    for row in range(len(made)):
+        for number in range(1, rows["source_segments"][row].max() + 1):
+            read, written = (
+                rows[name][row][rows[f"{name}_segments"][row] == number]
+                for name in ("source", "target")
+            )
+            assert read[-1] == 2 and written[0] == 1 and written[-1] == 2
+            found.append((LOWER.decode(read), UPPER.decode(written)))
+    assert sorted(found) == sorted(pairs)
+    for name in ("source", "target"):
+        assert ((rows[name] > 0) == (rows[f"{name}_segments"] > 0)).all()
+
+
+def test_packing_needs_sides_of_one_width():
+    with pytest.raises(UsageError, match="source_length=8 must be target_length \\+ 1 = 9"):
+        PackedPairs(TextPairs([("a", "A")]), "all", LOWER, UPPER, 8, 8)

@@ -214,3 +214,19 @@ def test_good_batches_pass_and_padding_is_not_looked_at():
 def test_bad_smoothing_is_refused():
     with pytest.raises(UsageError, match="smoothing = 1"):
         Translation(TASK.model, smoothing=1.0)
+
+
+def test_a_packed_row_has_the_loss_of_its_pairs(key):
+    packed = {
+        "source": jnp.asarray([[5, 3, 8, 2, 0, 4, 8, 2, 6, 3, 2]]),
+        "source_segments": jnp.asarray([[1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2]]),
+        "target": jnp.asarray([[1, 7, 3, 2, 0, 1, 3, 10, 5, 2, 0]]),
+        "target_segments": jnp.asarray([[1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 0]]),
+    }
+    (apart, aux), apart_gradient = gradients(variables(), BATCH, key)
+    (together, packed_aux), gradient = gradients(variables(), packed, key)
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    assert packed_aux.weight == aux.weight == 7
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), gradient, apart_gradient
+    )

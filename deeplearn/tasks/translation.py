@@ -1,7 +1,9 @@
 """Translation: the next token of a target text, given the source text.
 
 A batch holds `source` int (B, S) and `target` int (B, T + 1), both 0 where there is padding: the
-first T tokens of the target are read, the last T are the labels. `mask` (B,) weighs rows.
+first T tokens of the target are read, the last T are the labels. `mask` (B,) weighs rows. Where
+rows are packed, `source_segments` and `target_segments` of the same shapes number the pairs of a
+row from 1 on.
 """
 
 from __future__ import annotations
@@ -105,15 +107,18 @@ class Translation:
         """`loss` and `accuracy` of the labels; training where `rng` is given."""
         batch = cleared(batch)
         inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
+        segments = batch.get("target_segments", (batch["target"] > 0).astype(jnp.int32))
+        read, asked = segments[:, :-1], segments[:, 1:]
         logits: Any = self.model.apply(
             variables,
             batch["source"],
             inputs,
-            segments=(inputs > 0).astype(jnp.int32),
+            source_segments=batch.get("source_segments"),
+            segments=read,
             train=rng is not None,
             rngs={} if rng is None else {"dropout": rng},
             method="teacher_forced",
         )
-        weight = token_weights(labels > 0, batch)
+        weight = token_weights((asked == read) & (asked > 0), batch)
         losses = softmax_cross_entropy(logits, labels, smoothing)
         return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, labels, weight)}
