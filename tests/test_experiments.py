@@ -66,6 +66,9 @@ SHRUNK = {
     ],
     "transformer_shakespeare": SHORT_TEXT,
     "transformer_translate": SMALL_TEXT,
+    "transformer_translate_all": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
+    "transformer_translate_fr": SMALL_TEXT,
+    "transformer_translate_six": SMALL_TEXT,
     "transformer_wmt": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
 }
 

@@ -9,6 +9,12 @@ from deeplearn.data.corpus import Pair, check_split, texts_of
 from deeplearn.data.tfds import Records
 
 SPLITS = ("train", "validation", "test")
+_CODES = """
+ca cs da de dz el en-GB es et eu fi fr gl hi hu id it ja km ko nl om pl pt pt-BR ru sk sl sv tr vi
+zh-CN zh-TW
+"""
+LANGUAGES = tuple(_CODES.split())
+"""Every language but the American English that all are translated from."""
 
 
 @dataclass(frozen=True)

@@ -120,29 +120,22 @@ class Pairs(InMemory):
 
 @dataclass(frozen=True)
 class PackedPairs(Pairs):
-    """Pairs packed into rows of S and T + 1 tokens: nearly no step is spent on padding.
+    """Pairs packed into rows, both sides W = max(S, T + 1) wide: hardly a place is padding.
 
     Beside `source` and `target` there are `source_segments` and `target_segments` of their shapes:
     the pairs of a row are numbered from 1 on, 0 marks padding. Train with these; `pairs` and
     `references` go by pair, not by row.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.source_length != self.target_length + 1:
-            raise UsageError(
-                f"PackedPairs fills both sides of a row alike: source_length={self.source_length}"
-                f" must be target_length + 1 = {self.target_length + 1}"
-            )
-
     def load(self) -> Mapping[str, np.ndarray]:
-        """`source`, `target` and the segments of both, all (N, T + 1)."""
+        """`source`, `target` and the segments of both, all (N, W)."""
         _, *sides = self._kept
+        width = max(self.source_length, self.target_length + 1)
         lengths = np.max([[len(tokens) for tokens in side] for side in sides], axis=0)
-        rows, places, numbers = pack(lengths, self.source_length)
+        rows, places, numbers = pack(lengths, width)
         fields: dict[str, np.ndarray] = {}
         for name, side in zip(("source", "target"), sides, strict=True):
-            tokens = np.zeros((rows.max() + 1, self.source_length), np.int32)
+            tokens = np.zeros((rows.max() + 1, width), np.int32)
             segments = np.zeros_like(tokens)
             for row, place, number, piece in zip(rows, places, numbers, side, strict=True):
                 tokens[row, place : place + len(piece)] = piece

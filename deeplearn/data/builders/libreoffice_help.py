@@ -17,13 +17,9 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from deeplearn.data.corpus import chosen
-from deeplearn.data.libreoffice_help import SPLITS
+from deeplearn.data.libreoffice_help import LANGUAGES, SPLITS
 from deeplearn.errors import DataError
 
-_LANGUAGES = """
-ca cs da de dz el en-GB es et eu fi fr gl hi hu id it ja km ko nl om pl pt pt-BR ru sk sl sv tr vi
-zh-CN zh-TW
-"""
 ENGLISH = "en-US"
 
 _PARAGRAPH = re.compile(r"(par|hd|tit)_id")
@@ -124,7 +120,7 @@ with tfds.core.registered.skip_registration():
 
         name = "libreoffice_help"
         VERSION = tfds.core.Version("1.0.0")
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in _LANGUAGES.split()]
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in LANGUAGES]
         root: ClassVar[str] = "/usr/share/libreoffice/help"
 
         def _info(self) -> tfds.core.DatasetInfo:

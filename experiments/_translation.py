@@ -1,0 +1,55 @@
+"""What the translators of LibreOffice's help share: data, subwords, optimizer."""
+
+from deeplearn.data.libreoffice_help import LibreOfficeHelp
+from deeplearn.data.pairs import PackedPairs, Pairs
+from deeplearn.data.subwords import LearnedBPE
+from deeplearn.data.vocabulary import SPECIALS
+from deeplearn.experiment import Experiment
+from deeplearn.models.encoder_decoder import EncoderDecoder, transformer_encoder_decoder
+from deeplearn.optimizers import AdamW
+from deeplearn.schedules import Cosine
+from deeplearn.tasks.translation import Translation
+
+
+def small(subwords: int) -> EncoderDecoder:
+    """A Transformer for two CPU cores, over so many subwords."""
+    return transformer_encoder_decoder(
+        subwords, subwords, width=256, depth=2, heads=4, features=1024, dropout=0.2
+    )
+
+
+def translation(
+    name: str,
+    languages: tuple[str, ...],
+    model: EncoderDecoder,
+    steps: int = 4000,
+    batch_size: int = 32,
+) -> Experiment:
+    """English into `languages`; where there are several, the source begins with that of the target.
+
+    Source and target share their subwords, as many as the model knows.
+    """
+    corpus = LibreOfficeHelp(languages)
+    several = len(languages) > 1
+    names = tuple(f"<{language}>" for language in languages) if several else ()
+    subwords = LearnedBPE(corpus, model.vocabulary, (*SPECIALS, *names))
+
+    def pairs(kind: type[Pairs], split: str, length: int) -> Pairs:
+        return kind(corpus, split, subwords, subwords, length, length - 1, language_token=several)
+
+    return Experiment(
+        name=name,
+        task=Translation(model, smoothing=0.1),
+        train=pairs(PackedPairs, "train", 128),
+        # No test pair is longer.
+        evaluation={split: pairs(Pairs, split, 192) for split in ("validation", "test")},
+        optimizer=AdamW(
+            learning_rate=1e-3, schedule=Cosine(warmup=250), weight_decay=0.01, clip_norm=1.0
+        ),
+        steps=steps,
+        batch_size=batch_size,
+        evaluation_batch_size=64,
+        log_every=50,
+        evaluate_every=500,
+        save_every=500,
+    )

@@ -1,0 +1,14 @@
+"""One Transformer translates LibreOffice's help from English into six languages.
+
+    ./launch.sh train --experiment=transformer_translate_six
+
+It has not been run in full yet.
+"""
+
+from deeplearn.experiment import Experiment
+from experiments._translation import small, translation
+
+
+def experiment() -> Experiment:
+    languages = ("de", "es", "fr", "it", "nl", "pt-BR")
+    return translation("transformer_translate_six", languages, small(8000), steps=8000)
