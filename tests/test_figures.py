@@ -51,6 +51,10 @@ def test_lines_have_the_values_of_the_files_in_the_order_of_the_length(results):
     assert transformer == [[256, 20 + 0.064 * 256], [1024, 20 + 0.064 * 1024]]
     assert mamba == [[256, 20], [1024, 20]]
     assert decoding.lines[0].get_ydata() == pytest.approx([0.556, 1.324])
+    for axes in (memory, decoding):
+        to_axes = axes.transData + axes.transAxes.inverted()
+        ends = [to_axes.transform(line.get_xydata()[-1])[1] for line in axes.lines]
+        assert sorted(text.xy[1] for text in axes.texts) == pytest.approx(sorted(ends))
     (axes,) = figures.shakespeare().axes
     assert len(axes.lines) == 4
     assert axes.lines[3].get_xydata().ravel() == pytest.approx([2.048, 1.402, 4.096, 1.401])
