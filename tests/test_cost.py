@@ -5,7 +5,6 @@ import json
 import types
 
 import jax
-import numpy as np
 import pytest
 
 from benchmarks import cost
@@ -26,9 +25,18 @@ def test_memory_of_a_token_grows_with_the_length_for_attention_only(name, least,
 
 
 @pytest.mark.parametrize("name", ["transformer", "mamba"])
-def test_a_row_has_every_figure(name, monkeypatch):
+def test_a_row_has_every_figure_and_decodes_behind_the_whole_prompt(name, monkeypatch):
+    begun, decode = [], cost.decode
+
+    def spy(step, state, sampler, count):
+        jax.debug.callback(lambda position: begun.append(int(position)), state.carry.position[0])
+        return decode(step, state, sampler, count)
+
+    monkeypatch.setattr(cost, "decode", spy)
     monkeypatch.setattr(cost, "COUNT", 8)
     row = cost.measure(name, small(name, 32), 32)
+    jax.effects_barrier()
+    assert set(begun) == {23}  # The last of 24 tokens is read by the loop.
     # Keys, values, segments and lengths; or window and state. Then segment and position.
     carry = 32 * (2 * 16 + 1) + 1 if name == "transformer" else 32 * (3 + 16)
     assert row.carry_bytes == 4 * (carry + 2)
@@ -39,23 +47,6 @@ def test_a_row_has_every_figure(name, monkeypatch):
     ):
         assert 0 < low <= median <= high
     assert "nan" not in json.dumps(dataclasses.asdict(row)).lower()
-
-
-def test_decoding_goes_on_behind_the_whole_prompt(monkeypatch):
-    monkeypatch.setattr(cost, "COUNT", 8)
-    found = []
-
-    def spy(step, state, sampler, count):
-        jax.debug.callback(lambda length: found.append(int(length)), state.carry.position[0])
-        return decode(step, state, sampler, count)
-
-    decode = cost.decode
-    monkeypatch.setattr(cost, "decode", spy)
-    model = small("transformer", 32)
-    variables = model.init(jax.random.key(0), np.zeros((1, 1), np.int32))
-    _, times = cost.generation(model, variables, 32, rounds=2)
-    jax.effects_barrier()
-    assert len(times) == 2 and found == [23, 23, 23]  # The last of 24 is read by the loop.
 
 
 def test_a_step_that_cannot_fit_is_refused_before_it_runs(monkeypatch):
