@@ -14,12 +14,13 @@ from flax import linen as nn
 from benchmarks.models import LeNet, share, torch_lenet, torch_mlp
 from benchmarks.timing import Row, compare
 from deeplearn.models.mlp import MLP
-from deeplearn.optimizers import Adam
+from deeplearn.optimizers import Adam, Optimizer
 from deeplearn.step import TrainState, init_state, scan_steps, train_step
 from deeplearn.tasks.classification import Classification
 from deeplearn.tasks.task import Task
 
 RATE = 1e-3
+ADAM = Adam(learning_rate=RATE)
 THREADS = 2
 
 
@@ -29,7 +30,7 @@ class Ours:
     def __init__(self, model: nn.Module, batch: dict[str, np.ndarray], steps: int):
         self.steps = steps
         self._batch = batch
-        task, optimizer = Classification(model), Adam(learning_rate=RATE).build(1)
+        task, optimizer = Classification(model), ADAM.build(1)
         self._step = functools.partial(train_step, task, optimizer)
         self.state: TrainState = jax.jit(
             lambda: init_state(task, optimizer, jax.random.key(0), batch)
@@ -56,12 +57,12 @@ class Ours:
 class Step:
     """Our step of any task on one batch, one step a call; returns the loss."""
 
-    def __init__(self, task: Task, batch: dict[str, np.ndarray]):
-        optimizer = Adam(learning_rate=RATE).build(1)
+    def __init__(self, task: Task, batch: dict[str, np.ndarray], optimizer: Optimizer = ADAM):
+        chain = optimizer.build(1)
         self._batch = jax.device_put(batch)
-        self._state = jax.jit(lambda: init_state(task, optimizer, jax.random.key(0), batch))()
+        self._state = jax.jit(lambda: init_state(task, chain, jax.random.key(0), batch))()
         self.params = jax.device_get(self._state.params)
-        self._step = jax.jit(functools.partial(train_step, task, optimizer), donate_argnums=0)
+        self._step = jax.jit(functools.partial(train_step, task, chain), donate_argnums=0)
 
     def __call__(self) -> float:
         self._state, metrics = self._step(self._state, self._batch)
