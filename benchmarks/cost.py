@@ -4,12 +4,12 @@
 
 For T = 256, 512, … 16384: temporary memory and time of a train step of one row, time and carry of
 decoding the last tokens of T. The file is benchmarks/results/cost.json; a run with a smaller
---longest prints its table and leaves the file alone. It takes minutes and 18 GB.
+--longest prints its table and leaves the file alone. The whole takes minutes and 18 GB.
 
 Both models are those of the Shakespeare experiments with 2 layers, and both recompute a layer in
 the backward pass (remat "full"): attention on a CPU has its scores, H·T² numbers, in memory, 4.3 GB
-of fp32 for 4 heads at T = 16384. One layer at a time makes 17.5 GB of temporaries there; kept for
-both layers they would be 31.8 GB.
+of fp32 for 4 heads at T = 16384. The step has 17.5 GB of temporaries there, without recomputation
+31.8 GB.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplearn.errors import UsageError
+from deeplearn.errors import Error, UsageError
 from deeplearn.models.mamba import MambaSizes, mamba
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.models.transformer import GPT2, transformer
@@ -99,7 +99,8 @@ def measure(name: str, model: SequenceModel, length: int) -> Row:
 def train(model: SequenceModel, length: int, rounds: int) -> tuple[int, list[float]]:
     """Temporary bytes of a train step of one row of `length` tokens, and its times in µs."""
     compiled, make_state, batch = compiled_step(model, length)
-    temporary = compiled.memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled.memory_analysis()
+    temporary = analysis.temp_size_in_bytes
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if temporary > memory:
         raise UsageError(
@@ -123,10 +124,10 @@ def train(model: SequenceModel, length: int, rounds: int) -> tuple[int, list[flo
 
 def compiled_step(
     model: SequenceModel, length: int
-) -> tuple[jax.stages.Compiled, Callable[[], Any], dict[str, np.ndarray]]:
+) -> tuple[jax.stages.Compiled, Callable[[], Any], Any]:
     """The train step of one row, compiled, and what makes its state; nothing has run."""
     task, optimizer = Language(model.copy(remat="full")), AdamW().build(1)
-    batch = {"tokens": _tokens(length + 1)}
+    batch: Any = {"tokens": _tokens(length + 1)}
     make_state = jax.jit(lambda: init_state(task, optimizer, jax.random.key(0), batch))
     step = jax.jit(functools.partial(train_step, task, optimizer), donate_argnums=0)
     return step.lower(jax.eval_shape(make_state), batch).compile(), make_state, batch
@@ -171,7 +172,9 @@ def generation(
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as one aligned text table."""
-    cells = [("T", "model", "train kB/token", "train µs/token", "decode µs/token", "carry kB")]
+    cells: list[tuple[str, ...]] = [
+        ("T", "model", "train kB/token", "train µs/token", "decode µs/token", "carry kB")
+    ]
     for row in rows:
         figures = (
             row.temporary_bytes_per_token / 1e3,
@@ -227,4 +230,8 @@ def _tokens(count: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
