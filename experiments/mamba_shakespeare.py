@@ -2,7 +2,7 @@
 
     ./launch.sh train --experiment=mamba_shakespeare
 
-941,312 parameters. It has not been run in full yet.
+1,019,520 parameters. It has not been run in full yet.
 """
 
 from deeplearn.experiment import Experiment
@@ -11,5 +11,5 @@ from experiments._shakespeare import VOCABULARY, shakespeare
 
 
 def experiment() -> Experiment:
-    model = mamba(MambaSizes(VOCABULARY.size, width=128, depth=8), dropout=0.1)
+    model = mamba(MambaSizes(VOCABULARY.size, width=192, depth=4), dropout=0.1)
     return shakespeare("mamba_shakespeare", model, learning_rate=2e-3)
