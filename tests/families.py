@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import string
+from typing import Any
 
 import numpy as np
 
+from deeplearn.data.corpus import Documents, Text, TextPairs
 from deeplearn.data.image import RandomCrop, RandomFlip
 from deeplearn.data.memory import Arrays
+from deeplearn.data.pairs import Pairs
+from deeplearn.data.text import Packed, Windows
+from deeplearn.data.vocabulary import SPECIALS, Characters
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.models.alexnet import AlexNet
+from deeplearn.models.encoder_decoder import lstm_encoder_decoder
+from deeplearn.models.lstm import lstm
+from deeplearn.models.mamba import MambaSizes, mamba
 from deeplearn.models.mlp import MLP
 from deeplearn.models.resnet import ResNet
+from deeplearn.models.rnn import rnn
+from deeplearn.models.transformer import GPT2, transformer
 from deeplearn.optimizers import SGD, AdamW
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.language import Language
+from deeplearn.tasks.translation import Translation
 
 CLASSES = 3
 STEPS = 24
+LETTERS = Characters(string.ascii_lowercase + " ", SPECIALS)
 
 
 def images(rows: int, size: int) -> Arrays:
@@ -30,6 +44,13 @@ def images(rows: int, size: int) -> Arrays:
     return Arrays({"x": x, "label": label})
 
 
+def words() -> list[str]:
+    """40 words of 3 to 8 letters."""
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(3, 9, 40)
+    return ["".join(generator.choice(list(string.ascii_lowercase), size)) for size in sizes]
+
+
 MODELS = {
     "mlp": lambda: MLP(hidden=(16, 16), outputs=CLASSES, dropout=0.2, normalization="batch"),
     "alexnet": lambda: AlexNet(
@@ -37,6 +58,15 @@ MODELS = {
     ),
     "resnet": lambda: ResNet(depth=8, width=4, outputs=CLASSES),
 }
+LANGUAGE_MODELS = {
+    "transformer": lambda: transformer(
+        GPT2(LETTERS.size, width=8, depth=1, heads=2, max_length=8), dropout=0.2
+    ),
+    "mamba": lambda: mamba(MambaSizes(LETTERS.size, width=8, depth=1, state_size=2), dropout=0.2),
+    "lstm": lambda: lstm(LETTERS.size, width=8, depth=1, dropout=0.2),
+    "rnn": lambda: rnn(LETTERS.size, width=8, depth=1, dropout=0.2),
+}
+SEQUENCES = (*LANGUAGE_MODELS, "translation")
 
 
 # A family under another rule of the loop: more steps a call; a watched metric that turns worse
@@ -57,20 +87,38 @@ def family(name: str) -> Experiment:
 
 
 def _family(name: str) -> Experiment:
-    data = images(40, 16)
-    common = {"schedule": Cosine(warmup=5), "ema_decay": 0.9, "clip_norm": 1.0}
+    common: dict[str, Any] = {"schedule": Cosine(warmup=5), "ema_decay": 0.9, "clip_norm": 1.0}
+    task, data = _sequences(name) if name in SEQUENCES else _images(name)
+    adam = name == "mlp" or name in SEQUENCES
     return Experiment(
         name=name,
-        task=Classification(MODELS[name](), smoothing=0.1),
+        task=task,
         train=data,
         evaluation={"validation": data},
-        optimizer=AdamW(**common) if name == "mlp" else SGD(learning_rate=0.05, **common),
+        optimizer=AdamW(**common) if adam else SGD(learning_rate=0.05, **common),
         steps=STEPS,
         batch_size=12,
-        augment=(RandomCrop(padding=1), RandomFlip()),
+        augment=() if name in SEQUENCES else (RandomCrop(padding=1), RandomFlip()),
         log_every=4,
         evaluate_every=6,
         save_every=3,
         microbatches=2,
         early_stopping=EarlyStopping("validation/loss", patience=100),
     )
+
+
+def _images(name: str) -> tuple[Any, Any]:
+    """Task and data of a family that sees images."""
+    return Classification(MODELS[name](), smoothing=0.1), images(40, 16)
+
+
+def _sequences(name: str) -> tuple[Any, Any]:
+    """Task and data of a family that reads text: windows of one, documents in rows, or pairs."""
+    if name == "translation":
+        model = lstm_encoder_decoder(LETTERS.size, LETTERS.size, width=8, depth=1, dropout=0.2)
+        pairs = TextPairs([(word, word[::-1]) for word in words()])
+        return Translation(model, smoothing=0.1), Pairs(pairs, "all", LETTERS, LETTERS, 9, 9)
+    task = Language(LANGUAGE_MODELS[name]())
+    if name == "mamba":
+        return task, Packed(Documents(words()), "all", 8, LETTERS)
+    return task, Windows(Text(" ".join(words())), "all", 8, 1, LETTERS)

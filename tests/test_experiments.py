@@ -3,8 +3,10 @@
 import importlib
 import itertools
 
+import jax
 import pytest
 import tensorflow_datasets as tfds
+from jax.experimental.compilation_cache import compilation_cache
 from test_train import At, terminate
 
 from deeplearn.data.corpus import Pair
@@ -44,11 +46,45 @@ SHORT_TEXT = [
     "evaluation.validation.length=16",
     "evaluation.validation.stride=4000",
 ]
+
+
+def short_subwords(split):
+    """Overrides of the text of an evaluation, as those of `SMALL_SUBWORDS`."""
+    return [f"evaluation.{split}.{change}" for change in ("length=16", "vocabulary.size_limit=300")]
+
+
+SMALL_SUBWORDS = [
+    "task.model.vocabulary=300",
+    "task.model.repeats=1",
+    "task.model.width=16",
+    "task.tile=128",
+    "train.length=16",
+    "train.vocabulary.size_limit=300",
+]
+SMALL_DECODER = [
+    *SMALL_SUBWORDS,
+    "task.model.pattern.0.mixer.heads=2",
+    "task.model.pattern.0.mixer.head_width=8",
+    "task.model.pattern.0.feed_forward.features=32",
+]
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
     "lstm_shakespeare": SHORT_TEXT,
+    "llama_8b": [
+        *SMALL_DECODER,
+        "task.model.pattern.0.mixer.kv_heads=1",
+        "microbatches=2",
+        *short_subwords("validation"),
+    ],
+    "mamba_2_8b": [
+        *SMALL_SUBWORDS,
+        "task.model.pattern.0.mixer.width=16",
+        "task.model.pattern.0.mixer.state_size=4",
+        "microbatches=2",
+        *short_subwords("validation"),
+    ],
     "mamba_shakespeare": SHORT_TEXT,
     "rnn_shakespeare": SHORT_TEXT,
     "lstm_phonemes": ["task.model.encoder.repeats=1"],
@@ -64,6 +100,7 @@ SHRUNK = {
         "train.size=32",
         "evaluation.validation.size=32",
     ],
+    "transformer_lm1b": [*SMALL_DECODER, *short_subwords("test")],
     "transformer_shakespeare": SHORT_TEXT,
     "transformer_translate": SMALL_TEXT,
     "transformer_translate_all": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
@@ -104,6 +141,23 @@ def mock(tmp_path_factory):
         patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
         patch.setattr("deeplearn.data.cmudict._entries", entries)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once(tmp_path_factory):
+    """Keeps what was compiled: the three runs of an experiment are the same programs."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize("name", SHRUNK)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from families import MODELS, STEPS, family
+from families import MODELS, SEQUENCES, STEPS, family
 
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.program import Program
@@ -27,7 +27,7 @@ from deeplearn.hooks import Hook
 from deeplearn.report.receipt import state_sha256
 from deeplearn.train import train
 
-name, directory = sys.argv[1], Path(sys.argv[2])
+name, directory, end, count = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 jax.config.update("jax_compilation_cache_dir", str(directory / "cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -50,8 +50,8 @@ def attempt(workdir, kill_at):
 
 # One kill behind the start of an asynchronous save, the others anywhere. A run goes on from before
 # its kill, so rising steps all come to pass.
-calls = range(family(name).steps_per_call, int(sys.argv[3]) + 1, family(name).steps_per_call)
-kills = sorted({9, *random.Random(name).sample(calls, 3)})
+calls = range(family(name).steps_per_call, end + 1, family(name).steps_per_call)
+kills = sorted({9, *random.Random(name).sample(calls, count)})
 codes = [attempt(directory / "killed", kill) for kill in kills]
 codes += [attempt(directory / "killed", None), attempt(directory / "whole", None)]
 print(json.dumps(codes))
@@ -60,7 +60,7 @@ print(json.dumps(codes))
 
 # The last step of each family's run, and its rows.
 ENDS = {
-    **dict.fromkeys(MODELS, (STEPS, STEPS // 4 + STEPS // 6)),
+    **dict.fromkeys((*MODELS, *SEQUENCES), (STEPS, STEPS // 4 + STEPS // 6)),
     "mlp_three_steps_a_call": (STEPS, STEPS // 6 + STEPS // 6),
     "mlp_stopped_early": (18, 18 // 4 + 18 // 6),
 }
@@ -69,8 +69,9 @@ ENDS = {
 @pytest.mark.parametrize("name", ENDS)
 def test_a_killed_run_equals_the_undisturbed_one_to_the_bit(name, tmp_path):
     end, count = ENDS[name]
+    kills = "1" if name in SEQUENCES else "3"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, str(tmp_path), str(end)],
+        [sys.executable, "-c", SCRIPT, name, str(tmp_path), str(end), kills],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True,

@@ -108,6 +108,11 @@ class Packed(InMemory):
         if self.length < 1:
             raise UsageError(f"Packed: length {self.length} must be at least 1")
 
+    @functools.cached_property
+    def spec(self) -> dict[str, Field]:
+        """The fields `tokens` and `segments` (int32, (T + 1,)); no text is read for it."""
+        return dict.fromkeys(("tokens", "segments"), Field((self.length + 1,), "int32"))
+
     def load(self) -> Mapping[str, np.ndarray]:
         """`tokens` and `segments`, (N, T + 1) each."""
         width = self.length + 1

@@ -134,6 +134,18 @@ class Records:
             raise DataError(f"dataset {self.name} has no feature '{feature}'{hint}")
         return example[feature]
 
+    def text(self, example: Mapping[str, Any], feature: str) -> str:
+        """One value of an example, which must be text."""
+        value = self.feature(example, feature)
+        if isinstance(value, str):  # from a mock of TFDS
+            return value
+        try:
+            return value.decode()
+        except (AttributeError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"feature '{feature}' of {self.name} holds {value!r:.40}, which is no text in UTF-8"
+            ) from error
+
 
 def _builder(name: str, version: str | None, root: Path) -> Any:
     """The builder of a dataset that is prepared, or that one of ours can prepare here and now."""

@@ -40,12 +40,7 @@ def _pairs(corpus: TfdsPairs, split: str) -> list[Pair]:
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("tensorflow_datasets.translate")
     records = Records(corpus.name, split, None, corpus.data_dir)
-
-    def text(row: dict, language: str) -> str:
-        found: bytes | str = records.feature(row, language)
-        return found if isinstance(found, str) else found.decode()  # a mock of TFDS gives str
-
     return [
-        Pair(text(row, corpus.source), text(row, corpus.target), corpus.target)
+        Pair(records.text(row, corpus.source), records.text(row, corpus.target), corpus.target)
         for row in records.rows()
     ]
