@@ -79,7 +79,10 @@ def test(values: Any, rest: list[str]) -> int:
 
     os.chdir(Path(__file__).resolve().parent.parent)
     tiers = [tier for tier in ("data", "long") if values[tier].value]
-    return int(pytest.main([*(["-m", " or ".join(tiers)] if tiers else []), *rest]))
+    words = ["-m", " or ".join(tiers)] if tiers else []
+    # Most of a test is one thread of the compiler. The tests of a file share what is compiled.
+    parallel = [] if rest else ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile"]
+    return int(pytest.main([*words, *parallel, *rest]))
 
 
 NEEDED_WORKDIR = Flag("the run directory", "DIR", required=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -195,14 +196,15 @@ def test_ctrl_c_is_130(command, replace_train):
 @pytest.mark.parametrize(
     ("words", "given"),
     [
-        ("test", []),
-        ("test --long", ["-m", "long"]),
+        ("test", ["-n", "3", "--dist", "loadfile"]),
+        ("test --long", ["-m", "long", "-n", "3", "--dist", "loadfile"]),
         ("test --data --long -- -k x", ["-m", "data or long", "-k", "x"]),
         ("test -- -x --pdb", ["-x", "--pdb"]),
     ],
 )
 def test_tests_run_from_the_repository(monkeypatch, command, tmp_path, words, given):
     seen = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(pytest, "main", lambda words: seen.append((Path.cwd(), words)) or 1)
     monkeypatch.chdir(tmp_path)
     assert command(*words.split())[0] == 1
