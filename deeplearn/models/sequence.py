@@ -111,15 +111,6 @@ class _Repetition(nn.Module):
         return x, None if carry is None else tuple(after)
 
 
-def _unroll(repeats: int) -> int:
-    """How many repetitions the scan writes out one after the other.
-
-    A scan copies what the backward pass needs into stacks: a fifth of a step and a third of its
-    memory on CPU (4 layers of Mamba, 5 of a Transformer). Compile time limits it to few layers.
-    """
-    return repeats if jax.default_backend() == "cpu" and repeats <= 8 else 1
-
-
 class SequenceModel(nn.Module):
     """Tokens (B, T) and carry → logits (B, T, V) fp32 and carry.
 
@@ -170,13 +161,17 @@ class SequenceModel(nn.Module):
                 kind(tuple(block.clone(parent=None, _deep_clone=True) for block in blocks))
                 for _ in range(self.repeats)
             ]
+        # A scan copies what the backward pass needs into stacks: a fifth of a step and a third of its
+        # memory on CPU (4 layers of Mamba, 5 of a Transformer). Compile time limits it to few layers.
+        # What is to be computed again stays in the loop.
+        few = jax.default_backend() == "cpu" and self.repeats <= 8 and self.remat is None
         stacked = nn.scan(
             kind,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.repeats,
-            unroll=_unroll(self.repeats),
+            unroll=self.repeats if few else 1,
         )
         return stacked(blocks)
 
