@@ -161,9 +161,9 @@ class SequenceModel(nn.Module):
                 kind(tuple(block.clone(parent=None, _deep_clone=True) for block in blocks))
                 for _ in range(self.repeats)
             ]
-        # A scan copies what the backward pass needs into stacks: a fifth of a step and a third of its
-        # memory on CPU (4 layers of Mamba, 5 of a Transformer). Compile time limits it to few layers.
-        # What is to be computed again stays in the loop.
+        # A loop copies what the backward pass needs into stacks: a fifth of a step and a third of
+        # its memory on CPU (4 layers of Mamba, 5 of a Transformer). Compile time limits it to few
+        # layers. What is to be computed again stays in the loop.
         few = jax.default_backend() == "cpu" and self.repeats <= 8 and self.remat is None
         stacked = nn.scan(
             kind,
