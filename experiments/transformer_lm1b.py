@@ -2,8 +2,7 @@
 
     ./launch.sh train --experiment=transformer_lm1b
 
-34,406,400 parameters for one GPU. Not run in full: tested on mock data, shrunk. `bits_per_byte`
-takes a subword for a byte until `task.bytes_per_token` says how long they are.
+34,406,400 parameters for one GPU. Not run in full: tested on mock data, shrunk.
 """
 
 from deeplearn.data.subwords import LearnedBPE

@@ -30,18 +30,18 @@ class Language:
     """Trains a sequence model by cross-entropy in nats per token.
 
     `tile` computes the loss over so many words of the vocabulary at a time, without the logits of
-    all in memory (None: all at once). `bytes_per_token` of the text turns nats per token into bits
-    per byte.
+    all in memory (None: all at once). With `bytes_per_token` of the text there are bits per
+    byte, which compare across vocabularies.
     """
 
     model: nn.Module
     tile: int | None = None
-    bytes_per_token: float = 1.0
+    bytes_per_token: float | None = None
 
     def __post_init__(self) -> None:
         if self.tile is not None and self.tile < 1:
             raise UsageError(f"task Language: tile = {self.tile} must be 1 or more")
-        if not self.bytes_per_token > 0:
+        if self.bytes_per_token is not None and not self.bytes_per_token > 0:
             raise UsageError(f"task Language: bytes_per_token = {self.bytes_per_token} must be > 0")
 
     def init(self, rng: Array, batch: Batch) -> Variables:
@@ -57,14 +57,12 @@ class Language:
         return mean.value, Aux(mean.weight, metrics, {})
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """`loss` in nats per token, `perplexity`, `bits_per_byte` and, untiled, `accuracy`."""
+        """`loss` in nats per token, `perplexity`; `bits_per_byte` and `accuracy` where known."""
         losses, hits, weight = self._losses(variables, batch, None)
         loss = Mean.of(losses, weight)
-        metrics = {
-            "loss": loss,
-            "perplexity": ExponentialMean(loss.total, loss.weight),
-            "bits_per_byte": Mean(loss.total / np.log(2), loss.weight * self.bytes_per_token),
-        }
+        metrics = {"loss": loss, "perplexity": ExponentialMean(loss.total, loss.weight)}
+        if (size := self.bytes_per_token) is not None:
+            metrics["bits_per_byte"] = Mean(loss.total / np.log(2), loss.weight * size)
         return metrics if hits is None else {**metrics, "accuracy": Mean.of(hits, weight)}
 
     def sample(self, variables: Variables, rng: Array, request: Request) -> Iterator[np.ndarray]:
