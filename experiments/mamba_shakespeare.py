@@ -2,7 +2,8 @@
 
     ./launch.sh train --experiment=mamba_shakespeare
 
-1,019,520 parameters. It has not been run in full yet.
+1,019,520 parameters. 1.502 nats per character on the validation split (one seed) after 63 minutes
+on one of 2 CPU cores, beside another run; 1.559 after a quarter of them.
 """
 
 from deeplearn.experiment import Experiment

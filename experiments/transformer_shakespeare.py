@@ -2,7 +2,9 @@
 
     ./launch.sh train --experiment=transformer_shakespeare
 
-1,065,472 parameters. It has not been run in full yet.
+1,065,472 parameters. 1.527 nats per character on the validation split (one seed) after 47 minutes
+on one of 2 CPU cores, beside another run. Positions from 128 on are never trained: the text that
+it samples turns to noise there.
 """
 
 from deeplearn.experiment import Experiment
