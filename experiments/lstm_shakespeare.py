@@ -2,7 +2,8 @@
 
     ./launch.sh train --experiment=lstm_shakespeare
 
-1,083,904 parameters. It has not been run in full yet.
+1,083,904 parameters. 1.515 nats per character on the validation split (one seed) after 33 minutes
+on one of 2 CPU cores, beside another run.
 """
 
 from deeplearn.experiment import Experiment
