@@ -1,4 +1,4 @@
-"""A multilayer perceptron with a sigmoid head: is a breast tumour benign? 30 measured features.
+"""A multilayer perceptron with a sigmoid head: is a breast tumour benign? 30 features.
 
     ./launch.sh train --experiment=mlp_breast_cancer
 

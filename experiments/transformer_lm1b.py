@@ -1,8 +1,8 @@
-"""A decoder of the base size of Vaswani et al. on the One Billion Word Benchmark, in bfloat16.
+"""A decoder of the base size of Vaswani et al. on the One Billion Word Benchmark.
 
     ./launch.sh train --experiment=transformer_lm1b
 
-34,406,400 parameters for one GPU. Not run in full: tested on mock data, shrunk.
+34,406,400 parameters in bfloat16 for one GPU. Not run in full: tested on mock data, shrunk.
 """
 
 from deeplearn.data.subwords import LearnedBPE

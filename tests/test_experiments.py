@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from test_train import At, terminate
 
+from deeplearn.data import tfds_pairs, tfds_text
 from deeplearn.data.corpus import Pair
 from deeplearn.errors import Preempted
 from deeplearn.experiment import record
@@ -119,7 +120,7 @@ def source(name):
 def help_pairs(language, split, data_dir):
     return [
         Pair(f"Choose {split} {number}", f"{number} wählen {split}", language)
-        for number in range(32)
+        for number in range(96)
     ]
 
 
@@ -138,7 +139,15 @@ def mock(tmp_path_factory):
         patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
         patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
         patch.setattr("deeplearn.data.cmudict._entries", entries)
+        _forget_texts()
         yield
+    _forget_texts()
+
+
+def _forget_texts():
+    """What was read is kept by name, and these names are mocked."""
+    tfds_text._texts.cache_clear()
+    tfds_pairs._pairs.cache_clear()
 
 
 @pytest.mark.parametrize("name", SHRUNK)

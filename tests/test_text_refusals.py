@@ -34,6 +34,7 @@ def sentences(language, split, data_dir):
 
 TOKENS = "field 'tokens' in row 0 of the batch holds token"
 FEW_SUBWORDS = (
+    "batch_size=2",
     *(f"train.{side}_vocabulary.size_limit=300" for side in ("source", "target")),
     *(f"task.model.{side}.vocabulary=300" for side in ("encoder", "decoder")),
 )
@@ -65,13 +66,13 @@ FEW_SUBWORDS = (
             "transformer_translate",
             [*FEW_SUBWORDS, "task.model.encoder.max_length=8"],
             2,
-            "sequences of 64 tokens exceed max_length=8",
+            "sequences of 128 tokens exceed max_length=8",
         ),
         (
             "transformer_translate",
             [*FEW_SUBWORDS, "task.model.decoder.max_length=8"],
             2,
-            "sequences of 64 tokens exceed max_length=8",
+            "sequences of 127 tokens exceed max_length=8",
         ),
         ("transformer_translate", ["train.source_length=1"], 2, "must be at least 2"),
     ],

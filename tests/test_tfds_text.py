@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow_datasets as tfds
 
+from deeplearn.data import tfds_text
 from deeplearn.data.tfds import Records
 from deeplearn.data.tfds_text import TfdsText
 from deeplearn.errors import DataError
@@ -13,8 +14,11 @@ from deeplearn.errors import DataError
 @pytest.fixture
 def mock(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    # What was read is kept by name: another test may have read another mock.
+    tfds_text._texts.cache_clear()
     with tfds.testing.mock_data(num_examples=5):
         yield
+    tfds_text._texts.cache_clear()
 
 
 @pytest.mark.parametrize(("name", "split"), [("lm1b", "test"), ("c4/realnewslike", "validation")])
