@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from flax import linen as nn
 
-from benchmarks.steps import RATE, THREADS, Step
+from benchmarks.steps import RATE, THREADS, Step, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.models.lstm import LSTM, lstm
 from deeplearn.models.rnn import RNN, MinGRU
@@ -57,11 +57,7 @@ class PeerStep(torch.nn.Module):
         return torch.nn.functional.cross_entropy(self.output(h.flatten(0, 1)), self._labels)
 
     def __call__(self) -> float:
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._run()
-        loss.backward()
-        self._optimizer.step()
-        return float(loss.detach())
+        return torch_step(self._optimizer, self._run)
 
 
 def copy_layer(params: PyTree, layer: torch.nn.RNNBase) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from benchmarks.steps import RATE, THREADS, Step
+from benchmarks.steps import RATE, THREADS, Step, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.layers.recurrence import selective_scan
 from deeplearn.models.mamba import MambaSizes, mamba
@@ -160,14 +160,13 @@ class PeerStep:
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=RATE, fused=True)
 
     def __call__(self) -> float:
-        self._optimizer.zero_grad(set_to_none=True)
+        return torch_step(self._optimizer, self._loss)
+
+    def _loss(self) -> torch.Tensor:
         logits = self._model(self._tokens[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(
+        return torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), self._tokens[:, 1:].flatten()
         )
-        loss.backward()
-        self._optimizer.step()
-        return float(loss.detach())
 
 
 def copy_mamba(params: PyTree, model: torch.nn.Module) -> None:

@@ -70,6 +70,15 @@ class Step:
         return float(metrics["loss"].value)
 
 
+def torch_step(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> float:
+    """One step of a peer; returns the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    value = loss()
+    value.backward()
+    optimizer.step()
+    return float(value.detach())
+
+
 class Peer:
     """Torch's step on the same batch."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.steps import RATE, THREADS, Step
+from benchmarks.steps import RATE, THREADS, Step, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.models.transformer import GPT2, transformer
 from deeplearn.optimizers import AdamW
@@ -119,11 +119,7 @@ class PeerStep:
         return functional.cross_entropy(self._model(self._inputs).flatten(0, 1), self._labels)
 
     def __call__(self) -> float:
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._run()
-        loss.backward()
-        self._optimizer.step()
-        return float(loss.detach())
+        return torch_step(self._optimizer, self._run)
 
 
 def step_sides(sizes: GPT2, rows: int, form: str) -> tuple[Step, PeerStep]:

@@ -59,9 +59,11 @@ def evaluate(values: Any, rest: list[str]) -> int:
     if not splits:
         raise UsageError(f"--workdir={values.workdir}: its experiment has no evaluation data")
     for split in splits:
+        # The texts first: a run that does not translate is refused at once.
+        beams = values.beams
+        texts = None if beams is None else translations(run, split, beams)
         metrics = deeplearn.evaluate(run, split)
-        if values.beams is not None:
-            texts = translations(run, split, values.beams)
+        if texts is not None:
             metrics |= text_scores(run, split, texts)
         for name, value in metrics.items():
             print(f"{split + '/' + name:<24} {value:.6g}")
