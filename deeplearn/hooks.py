@@ -92,7 +92,7 @@ class Log(Hook):
         step, metrics = self._pending
         self._pending = None
         row = values(metrics)
-        if row["skipped"] > loop.experiment.skip_limit:
+        if row["skipped"] > 0:
             raise_if_halted(loop)
         self.report(loop, step, "train", row)
 
@@ -202,6 +202,6 @@ def raise_if_halted(loop: Loop) -> None:
     if halted_at >= 0:
         raise NumericsError(
             f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
-            " not finite and the parameters were left as before it; lower the learning rate, set"
+            " not finite, and no state behind it was saved; lower the learning rate, set"
             " optimizer.clip_norm, or allow a few with skip_limit"
         )

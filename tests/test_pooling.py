@@ -50,10 +50,27 @@ def test_equals_flax_in_value_and_gradient(ours, theirs, window, strides, paddin
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-6)
 
 
-def test_tied_values_share_the_gradient():
-    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 4, 4, 1)))
+def test_the_first_of_tied_values_side_by_side_takes_the_gradient():
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 5, 4, 1)))
+    expected = np.zeros((1, 5, 4, 1))
+    expected[:, :4:2, ::2] = 1
+    np.testing.assert_array_equal(gradient, expected)
+
+
+def test_tied_values_of_overlapping_windows_share_the_gradient():
+    gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.ones((1, 4, 4, 1)))
     assert (gradient > 0).all()
     assert gradient.sum() == 4
+
+
+def test_the_gradient_of_windows_side_by_side_can_be_differentiated():
+    x = jnp.sin(jnp.arange(50.0)).reshape(1, 5, 5, 2)
+    tiles = lambda x: jnp.sum(max_pool(x) ** 3)  # noqa: E731
+    # One padding row more makes the general form of the same windows.
+    general = lambda x: jnp.sum(max_pool(x, padding=((0, 1), (0, 0)))[:, :2] ** 3)  # noqa: E731
+    second = lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2))(x)  # noqa: E731
+    assert jnp.abs(second(tiles)).max() > 1
+    np.testing.assert_allclose(second(tiles), second(general), rtol=1e-5)
 
 
 def test_global_average_is_the_mean_of_the_image():

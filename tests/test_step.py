@@ -1,5 +1,6 @@
 """The train step: gradients by hand, microbatches, the guard, and the scan of steps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -119,6 +120,19 @@ def test_what_is_not_finite_never_reaches_the_state(batch, key, bad):
     after, _ = step(halted, batch)
     assert leaves_equal(after.params, good.params)
     assert int(after.control.halted_at) == 2
+
+
+def test_parameters_that_overflow_halt_at_once(batch, key):
+    task, optimizer = problem(optimizer=SGD(learning_rate=1e38, momentum=0.0))
+    state = start(task, optimizer, key, batch)
+    state = dataclasses.replace(state, params=jax.tree.map(lambda p: p * 30, state.params))
+    step = compiled(task, optimizer, skip_limit=5)
+    halted, metrics = step(state, {**batch, "x": 10 * batch["x"]})
+    assert np.isfinite(metrics["gradient_norm"].value)
+    assert int(metrics["skipped"].value) == 1
+    assert int(halted.control.halted_at) == 0
+    after, _ = step(halted, batch)
+    assert leaves_equal(after.opt_state, halted.opt_state)
 
 
 def test_scanned_steps_equal_single_ones(batch, key):
