@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 WARM_UP_SECONDS = 1.0
 ROUND_SECONDS = 0.2
-"""A round is at least so long: idle threads of one side spin for milliseconds into the other's."""
+REST_SECONDS = 0.1
+"""Between rounds: idle threads of one side spin for tens of milliseconds into the other's."""
 NOISY = 0.1
 """Where the peer's rounds spread more than this around their median, the row is marked."""
 
@@ -57,6 +58,8 @@ def compare(
     cpus: list[list[float]] = [[], []]
     for _ in range(rounds):
         for side, function in enumerate((ours, peer)):
+            time.sleep(REST_SECONDS)
+            function()  # wakes its threads, and is not counted
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(repeats[side]):
                 function()
