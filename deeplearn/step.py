@@ -215,8 +215,9 @@ def _divide(weighted: PyTree, weight: Array) -> PyTree:
 def _choose(condition: Array, new: Callable[[], PyTree], old: PyTree) -> PyTree:
     """`new()` where `condition` holds, else `old`."""
     if jax.default_backend() == "cpu":
-        # A branch does not read both: a tenth to a fifth of the step of a small network. On a GPU
-        # it would wait for the host.
+        # A branch updates in place and never reads both: a tenth to a fifth of the step of a small
+        # network, and a third of the temporaries (MLP 784-1024-1024-10 with Adam and its average,
+        # B64: 7.4 MB against 21.3). On a GPU it would wait for the host.
         return jax.lax.cond(condition, new, lambda: old)
     return jax.tree.map(lambda one, other: jnp.where(condition, one, other), new(), old)
 
