@@ -18,6 +18,7 @@ LEVELS = {
     "deeplearn.errors": 0,
     "deeplearn.types": 0,
     "deeplearn.kernels": 1,
+    "deeplearn.adversarial_losses": 2,
     "deeplearn.layers": 2,
     "deeplearn.losses": 2,
     "deeplearn.metrics": 2,
