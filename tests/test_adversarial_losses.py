@@ -49,8 +49,9 @@ def test_losses_of_huge_logits_are_finite(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_logits_of_another_shape_are_refused(name):
     for function in LOSSES[name]:
-        with pytest.raises(UsageError, match="shape"):
-            function(jnp.zeros((9, 1)), jnp.zeros(9))
+        for shapes in ((9, 1), (9,)), ((9, 1), (9, 1)):
+            with pytest.raises(UsageError, match="shape"):
+                function(*map(jnp.zeros, shapes))
 
 
 @pytest.fixture
