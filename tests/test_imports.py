@@ -22,6 +22,7 @@ LEVELS = {
     "deeplearn.layers": 2,
     "deeplearn.losses": 2,
     "deeplearn.metrics": 2,
+    "deeplearn.mode_count": 2,
     "deeplearn.optimizers": 2,
     "deeplearn.players": 2,
     "deeplearn.schedules": 2,
