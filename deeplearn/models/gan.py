@@ -1,8 +1,10 @@
-"""Generators and discriminators of a GAN for points of the plane.
+"""Generators and discriminators of a GAN: multilayer perceptrons for points, and what all share.
 
-A generator is called `(z, label=None, *, train=False) -> image`, a discriminator
-`(image, label=None, *, train=False) -> logit` (B,). With `classes` both need the label int (B,),
-which joins their input as one-hot vector (Mirza & Osindero, 2014, arXiv:1411.1784).
+Source: Goodfellow et al., 2014 (arXiv:1406.2661). A generator is called
+`(z, label=None, *, train=False) -> image`, a discriminator
+`(image, label=None, *, train=False) -> logit` (B,). With `classes` both need the label int (B,):
+perceptrons and generators read it beside their input as one-hot vector (Mirza & Osindero, 2014,
+arXiv:1411.1784), discriminators of images project on it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
+from deeplearn.layers.dense import Dense
+from deeplearn.layers.embedding import Embedding
 from deeplearn.models.mlp import MLP
 from deeplearn.types import Array
 
@@ -49,6 +53,49 @@ def with_label(x: Array, label: Array | None, classes: int | None) -> Array:
     if label is None or classes is None:
         return x
     return jnp.concatenate([x, jax.nn.one_hot(label, classes, dtype=x.dtype)], axis=-1)
+
+
+class Projection(nn.Module):
+    """The logit w·h + b + e[label]·h of features h (B, D): (B,) float32.
+
+    The last term, the projection discriminator of Miyato & Koyama, 2018 (arXiv:1802.05637), is
+    there where there are classes; the embedding e starts at 0.
+    """
+
+    classes: int | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, h: Array, label: Array | None = None) -> Array:
+        require_label(label, self.classes)
+        dense = Dense(1, dtype=self.dtype, kernel_init=self.kernel_init, name="output")
+        logit = dense(h)[:, 0].astype(jnp.float32)
+        if label is None or self.classes is None:
+            return logit
+        chosen = Embedding(self.classes, h.shape[-1], scale=0.0, name="label")(label)
+        return logit + (chosen * h.astype(jnp.float32)).sum(-1)
+
+
+def upsample(x: Array) -> Array:
+    """Every pixel as 2×2 of its own: (B, Y, X, C) → (B, 2Y, 2X, C)."""
+    b, y, x_size, c = x.shape
+    rows = jnp.broadcast_to(x[:, :, None, :, None], (b, y, 2, x_size, 2, c))
+    return rows.reshape(b, 2 * y, 2 * x_size, c)
+
+
+def coarsest(image: tuple[int, int, int], stages: int) -> tuple[int, int]:
+    """Height and width of an image (Y, X, C) halved `stages` times.
+
+    Raises `UsageError` where a size is odd on the way.
+    """
+    scale = 2**stages
+    if image[0] % scale or image[1] % scale:
+        raise UsageError(
+            f"image={image} of a GAN generator cannot be halved {stages} times; give sizes that are"
+            f" multiples of {scale}, or fewer channels"
+        )
+    return image[0] // scale, image[1] // scale
 
 
 def require_label(label: Array | None, classes: int | None) -> None:
