@@ -17,6 +17,7 @@ import numpy as np
 from deeplearn.data.dataset import Sequential, Shuffled, Source
 from deeplearn.errors import UsageError
 from deeplearn.optimizers import Optimizer
+from deeplearn.players import Players
 from deeplearn.sharding import Axes, Rules
 from deeplearn.tasks.task import Task
 
@@ -54,7 +55,7 @@ class Experiment:
     name: str
     task: Task
     train: Source
-    optimizer: Optimizer
+    optimizer: Optimizer | Players
     steps: int
     evaluation: Mapping[str, Source] = dataclasses.field(default_factory=dict)
     batch_size: int = 64

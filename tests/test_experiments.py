@@ -70,6 +70,11 @@ SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "gan_gaussians": [
+        "task.generator.hidden=(8,)",
+        "task.discriminator.hidden=(8,)",
+        "steps_per_call=1",
+    ],
     "lstm_shakespeare": SHORT_TEXT,
     "llama_8b": [
         *SMALL_DECODER,
@@ -161,7 +166,8 @@ def test_an_experiment_is_valid_and_named_after_its_file(name):
 @pytest.mark.parametrize("name", SHRUNK)
 def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path):
     changes = [*COMMON, *SHRUNK[name]]
-    if source(name).optimizer.schedule.warmup:
+    # The players of a GAN have a schedule each.
+    if getattr(getattr(source(name).optimizer, "schedule", None), "warmup", 0):
         changes.append("optimizer.schedule.warmup=1")
     experiment = override(source(name), changes)
     whole = train(experiment, tmp_path / "whole")

@@ -1,0 +1,252 @@
+"""Adversarial training: a generator and a discriminator as one scalar loss.
+
+    loss = L_G(D̄, G) + L_D(D, Ḡ)        the bar: no gradient passes
+
+so one gradient holds those of the two separate games, both taken before either player moves. The
+players are the two subtrees `generator` and `discriminator` of every collection;
+`players.Players` gives each its own optimizer.
+
+A batch holds `x` (B, …), where the task is conditional `label` int (B,), and optionally `mask`
+(B,). Models are called `(z, label, train=…) -> image` and `(image, label, train=…) -> logit (B,)`,
+without a label where the task is not conditional.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.adversarial_losses import (
+    LOSSES,
+    Critic,
+    interpolated_penalty,
+    zero_centered_penalty,
+)
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
+from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
+from deeplearn.types import Array, Aux, Batch, Mean, PyTree, Variables
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What a task is asked to draw: `count` images, of the classes `labels` in turn."""
+
+    count: int = 64
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Trains `generator` on z ~ N(0, I) of `latent` numbers against `discriminator`.
+
+    `objective` is "non_saturating", "hinge", "wasserstein" or "relativistic". Gradient penalties
+    join the discriminator's loss: `r1`/2·‖∇D‖² at real and `r2`/2·‖∇D‖² at fake images, and
+    `interpolated`·(‖∇D‖ − 1)² between them; 0 leaves one out. `conditional` hands both players the
+    label. Raises `UsageError` for a field out of range, and for a penalty of a discriminator with
+    BatchNorm, whose logits depend on the other images of the batch.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent: int = 64
+    objective: str = "non_saturating"
+    conditional: bool = False
+    r1: float = 0.0
+    r2: float = 0.0
+    interpolated: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.objective not in LOSSES:
+            hint = did_you_mean(self.objective, LOSSES)
+            raise UsageError(f"task Adversarial: unknown objective '{self.objective}'{hint}")
+        if self.latent < 1:
+            raise UsageError(f"task Adversarial: latent = {self.latent} must be 1 or more")
+        for name in ("r1", "r2", "interpolated"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(
+                    f"task Adversarial: {name} = {getattr(self, name)} must be finite and 0 or more"
+                )
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables of both players; `batch` gives shapes only."""
+        generator_rng, discriminator_rng = jax.random.split(rng)
+        image, labels = batch["x"], self._labels(batch)
+        z = jnp.zeros((len(image), self.latent), jnp.float32)
+        variables = _join(
+            initialize(self.generator, generator_rng, z, *labels),
+            initialize(self.discriminator, discriminator_rng, image, *labels),
+        )
+        self._refuse_batch_norm(variables)
+        return variables
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The sum of both players' mean losses; metrics name each, the logits and the penalty."""
+        self._refuse_batch_norm(variables)
+        batch = cleared(batch)
+        real, labels, mask = batch["x"], self._labels(batch), batch.get("mask")
+        z_rng, generator_rng, discriminator_rng, mixing_rng = jax.random.split(rng, 4)
+        generator = player(variables, GENERATOR)
+        discriminator = player(variables, DISCRIMINATOR)
+
+        z = self._latents(z_rng, len(real))
+        fake, changed = apply_training(self.generator, generator, generator_rng, z, *labels)
+        self._require_image(fake, real)
+        fixed = jax.lax.stop_gradient(fake)
+        both = jnp.concatenate([real, fixed])
+        twice = [jnp.concatenate([label, label]) for label in labels]
+        logits, changed_discriminator = apply_training(
+            self.discriminator, discriminator, discriminator_rng, both, *twice
+        )
+        real_logits, fake_logits = jnp.split(logits, 2)
+
+        # What this pass does to the statistics is dropped: they are the discriminator's own.
+        frozen = {**discriminator, "params": jax.lax.stop_gradient(discriminator["params"])}
+        judged, _ = apply_training(self.discriminator, frozen, discriminator_rng, fake, *labels)
+
+        means = self._means(jax.lax.stop_gradient(real_logits), real_logits, fake_logits, judged)
+        penalties = self._penalties(
+            lambda images: apply_training(
+                self.discriminator, discriminator, discriminator_rng, images, *labels
+            )[0],
+            real,
+            fixed,
+            mixing_rng,
+        )
+        if penalties is not None:
+            means["discriminator_loss"] += penalties
+            means["gradient_penalty"] = penalties
+        metrics = {name: Mean.of(values, mask) for name, values in means.items()}
+        total = metrics["generator_loss"].value + metrics["discriminator_loss"].value
+        weight = metrics["generator_loss"].weight
+        return total, Aux(weight, metrics, _join(changed, changed_discriminator))
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Both losses without penalties, their sum `loss`, and the mean logits.
+
+        The same z in every call, so that two states compare.
+        """
+        batch = cleared(batch)
+        real, labels, mask = batch["x"], self._labels(batch), batch.get("mask")
+        z = self._latents(jax.random.key(0), len(real))
+        fake = self.generate(variables, z, *labels)
+        self._require_image(fake, real)
+        discriminator = player(variables, DISCRIMINATOR)
+        real_logits, fake_logits = (
+            apply_evaluation(self.discriminator, discriminator, images, *labels)
+            for images in (real, fake)
+        )
+        means = self._means(real_logits, real_logits, fake_logits, fake_logits)
+        means["loss"] = means["generator_loss"] + means["discriminator_loss"]
+        return {name: Mean.of(values, mask) for name, values in means.items()}
+
+    def generate(self, variables: Variables, z: Array, label: Array | None = None) -> Array:
+        """The images (B, …) of z (B, latent) and label int (B,), in evaluation mode."""
+        labels = () if label is None else (label,)
+        return apply_evaluation(self.generator, player(variables, GENERATOR), z, *labels)
+
+    def sample(self, variables: Variables, rng: Array, request: ImageRequest) -> Array:
+        """`request.count` images of fresh z; `UsageError` where labels are missing or too many."""
+        if bool(request.labels) != self.conditional:
+            needs = "needs labels" if self.conditional else "takes no labels"
+            raise UsageError(
+                f"task Adversarial: a task with conditional={self.conditional} {needs}, and the"
+                f" request has {len(request.labels)}"
+            )
+        z = self._latents(rng, request.count)
+        if not self.conditional:
+            return self.generate(variables, z)
+        return self.generate(
+            variables, z, jnp.resize(jnp.asarray(request.labels), (request.count,))
+        )
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` for images that are not finite, or labels out of range."""
+        require_fields(batch, "x", *(["label"] if self.conditional else []))
+        require_finite(batch, "x")
+        classes = getattr(self.generator, "classes", None)
+        if self.conditional and classes is not None:
+            label = np.asarray(batch["label"])
+            reason = f"is outside [0, {classes - 1}]; mend the labels or the field `classes`"
+            refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
+
+    def _labels(self, batch: Batch) -> tuple[Array, ...]:
+        return (batch["label"],) if self.conditional else ()
+
+    def _latents(self, rng: Array, count: int) -> Array:
+        return jax.random.normal(rng, (count, self.latent), jnp.float32)
+
+    def _means(self, rival: Array, real: Array, fake: Array, judged: Array) -> dict[str, Array]:
+        """Losses and logits (B,): `rival` and `judged` are real and fake as the generator's."""
+        objective = LOSSES[self.objective]
+        return {
+            "generator_loss": objective.generator(rival, judged),
+            "discriminator_loss": objective.discriminator(real, fake),
+            "real_logit": real,
+            "fake_logit": fake,
+        }
+
+    def _penalties(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array | None:
+        """The sum of the gradient penalties (B,); None where there is none."""
+        terms = []
+        if self.r1:
+            terms.append(self.r1 * zero_centered_penalty(critic, real))
+        if self.r2:
+            terms.append(self.r2 * zero_centered_penalty(critic, fake))
+        if self.interpolated:
+            mixing = jax.random.uniform(rng, (len(real),))
+            terms.append(self.interpolated * interpolated_penalty(critic, real, fake, mixing))
+        return sum(terms[1:], start=terms[0]) if terms else None
+
+    def _refuse_batch_norm(self, variables: Variables) -> None:
+        penalized = [name for name in ("r1", "r2", "interpolated") if getattr(self, name)]
+        if penalized and DISCRIMINATOR in variables.get("batch_stats", {}):
+            raise UsageError(
+                f"task Adversarial: {penalized[0]} = {getattr(self, penalized[0])} penalizes the"
+                " gradient of each image, and the discriminator has BatchNorm, which mixes images;"
+                f" take a discriminator without BatchNorm or set task.{penalized[0]}=0"
+            )
+
+    def _require_image(self, fake: Array, real: Array) -> None:
+        if fake.shape != real.shape:
+            raise UsageError(
+                f"generator {type(self.generator).__name__} makes images {fake.shape[1:]}, and the"
+                f" data are {real.shape[1:]}; set task.generator to the shape of the data"
+            )
+
+
+def player(variables: Variables, name: str) -> dict[str, PyTree]:
+    """The variables of one player alone, as its module takes them."""
+    return {key: tree[name] for key, tree in variables.items() if name in tree}
+
+
+def non_finite_players(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """The players that a row of training metrics shows to be broken, by name; () if none.
+
+    A generator whose images are not finite spoils the other's loss too, and a discriminator whose
+    logits are not finite both losses: where both losses are broken, the real logit decides.
+    """
+    broken = tuple(
+        name for name in (GENERATOR, DISCRIMINATOR) if not math.isfinite(metrics[f"{name}_loss"])
+    )
+    if len(broken) < 2:
+        return broken
+    return (GENERATOR,) if math.isfinite(metrics["real_logit"]) else (DISCRIMINATOR,)
+
+
+def _join(generator: Variables, discriminator: Variables) -> Variables:
+    """The collections of the two players as one tree; a player without a collection has no key."""
+    names = dict.fromkeys([*generator, *discriminator])
+    players = {GENERATOR: generator, DISCRIMINATOR: discriminator}
+    return {
+        name: {key: variables[name] for key, variables in players.items() if name in variables}
+        for name in names
+    }

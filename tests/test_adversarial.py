@@ -1,0 +1,235 @@
+"""The adversarial task: two games in one scalar, its statistics, its cost, and what it refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from deeplearn.adversarial_losses import LOSSES, interpolated_penalty, zero_centered_penalty
+from deeplearn.errors import DataError, UsageError
+from deeplearn.layers.normalization import BatchNorm
+from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
+from deeplearn.tasks.adversarial import Adversarial, ImageRequest, non_finite_players, player
+
+ROWS, LATENT = 6, 3
+
+
+class NormedGenerator(nn.Module):
+    @nn.compact
+    def __call__(self, z, label=None, *, train=False):
+        return nn.Dense(2)(nn.tanh(BatchNorm()(nn.Dense(4)(z), train=train)))
+
+
+class NormedDiscriminator(nn.Module):
+    @nn.compact
+    def __call__(self, image, label=None, *, train=False):
+        return nn.Dense(1)(nn.tanh(BatchNorm()(nn.Dense(4)(image), train=train)))[:, 0]
+
+
+def game(**fields):
+    return Adversarial(MLPGenerator((8,)), MLPDiscriminator((8,)), latent=LATENT, **fields)
+
+
+NORMED = Adversarial(NormedGenerator(), NormedDiscriminator(), latent=LATENT)
+
+
+@pytest.fixture
+def batch():
+    x = np.random.default_rng(0).normal(size=(ROWS, 2))
+    return {"x": jnp.asarray(x, jnp.float32), "label": jnp.arange(ROWS) % 3}
+
+
+def start(task, key, batch):
+    return jax.jit(task.init)(key, batch)
+
+
+def gradients(task):
+    """The gradient of the one scalar, a function of params, batch and key."""
+    return jax.grad(lambda params, batch, key: task.loss({"params": params}, batch, key)[0])
+
+
+def separate_games(task):
+    """The gradients of the generator's game and of the discriminator's, each on its own."""
+    objective = LOSSES[task.objective]
+
+    def images(params, key):
+        z = jax.random.normal(key, (ROWS, LATENT))
+        return task.generator.apply({"params": params}, z, train=True)
+
+    def critic(params, x):
+        return task.discriminator.apply({"params": params}, x, train=True)
+
+    def generator_game(generator, discriminator, x, keys):
+        fake = images(generator, keys[0])
+        return objective.generator(critic(discriminator, x), critic(discriminator, fake)).mean()
+
+    def discriminator_game(discriminator, generator, x, keys):
+        fake = images(generator, keys[0])
+        logits = critic(discriminator, jnp.concatenate([x, fake]))
+        loss = objective.discriminator(logits[:ROWS], logits[ROWS:])
+        judge = lambda x: critic(discriminator, x)  # noqa: E731
+        if task.r1:
+            loss += task.r1 * zero_centered_penalty(judge, x)
+        if task.r2:
+            loss += task.r2 * zero_centered_penalty(judge, fake)
+        if task.interpolated:
+            mixing = jax.random.uniform(keys[3], (ROWS,))
+            loss += task.interpolated * interpolated_penalty(judge, x, fake, mixing)
+        return loss.mean()
+
+    def both(params, batch, key):
+        keys = jax.random.split(key, 4)
+        players = params["generator"], params["discriminator"]
+        return {
+            "generator": jax.grad(generator_game)(*players, batch["x"], keys),
+            "discriminator": jax.grad(discriminator_game)(*players[::-1], batch["x"], keys),
+        }
+
+    return both
+
+
+GAMES = [{"objective": name} for name in LOSSES] + [
+    {"objective": "wasserstein", "interpolated": 10.0},
+    {"objective": "relativistic", "r1": 0.5, "r2": 0.3},
+]
+
+
+@pytest.mark.parametrize("fields", GAMES, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_gradients_equal_those_of_two_separate_games(fields, batch, key):
+    task = game(**fields)
+    params = start(task, key, batch)["params"]
+    one = jax.jit(gradients(task))(params, batch, key)
+    two = jax.jit(separate_games(task))(params, batch, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, two)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(one["generator"]))
+
+
+@pytest.mark.parametrize("fields", GAMES, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_one_scalar_costs_no_more_than_two_gradients(fields, batch, key):
+    task = game(**fields)
+    params = start(task, key, batch)["params"]
+    one, two = (
+        jax.jit(function).lower(params, batch, key).compile().cost_analysis()["flops"]
+        for function in (gradients(task), separate_games(task))
+    )
+    # The metrics are a few sums more.
+    assert one <= two * 1.02
+
+
+def test_statistics_are_of_one_pass_over_real_and_fake(batch, key):
+    variables = start(NORMED, key, batch)
+    _, aux = jax.jit(NORMED.loss)(variables, batch, key)
+    z_key = jax.random.split(key, 4)[0]
+    z = jax.random.normal(z_key, (ROWS, LATENT))
+    fake, generator = NORMED.generator.apply(
+        player(variables, "generator"), z, train=True, mutable=["batch_stats"]
+    )
+    _, discriminator = NORMED.discriminator.apply(
+        player(variables, "discriminator"),
+        jnp.concatenate([batch["x"], fake]),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    expected = {
+        "generator": generator["batch_stats"],
+        "discriminator": discriminator["batch_stats"],
+    }
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        dict(aux.mutated["batch_stats"]),
+        expected,
+    )
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "interpolated"])
+def test_a_penalty_refuses_batch_norm_of_the_discriminator_only(name, batch, key):
+    task = dataclasses.replace(NORMED, **{name: 1.0})
+    with pytest.raises(UsageError, match=f"{name} = 1.0.*BatchNorm"):
+        task.init(key, batch)
+    allowed = dataclasses.replace(task, discriminator=MLPDiscriminator((8,)))
+    variables = start(allowed, key, batch)
+    assert np.isfinite(jax.jit(allowed.loss)(variables, batch, key)[0])
+
+
+def test_masked_rows_count_nothing(batch, key):
+    task = game(objective="relativistic", r1=1.0)
+    variables = start(task, key, batch)
+    mask = jnp.ones(ROWS).at[2].set(0.0)
+    bad = {**batch, "x": batch["x"].at[2].set(jnp.nan), "mask": mask}
+    good = {**batch, "x": batch["x"].at[2].set(7.0), "mask": mask}
+    one, two = (jax.jit(gradients(task))(variables["params"], each, key) for each in (bad, good))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    nothing = {**batch, "mask": jnp.zeros(ROWS)}
+    loss, aux = jax.jit(task.loss)(variables, nothing, key)
+    assert float(loss) == 0.0 and float(aux.weight) == 0.0
+
+
+def test_both_players_see_the_label(batch, key):
+    players = MLPGenerator((8,), classes=3), MLPDiscriminator((8,), classes=3)
+    task = Adversarial(*players, latent=LATENT, conditional=True)
+    variables = start(task, key, batch)
+    loss = jax.jit(task.loss)
+    other = {**batch, "label": (batch["label"] + 1) % 3}
+    for name in ("generator_loss", "real_logit", "fake_logit"):
+        one, two = (loss(variables, each, key)[1].metrics[name].value for each in (batch, other))
+        assert float(one) != float(two), name
+    images = task.sample(variables, key, ImageRequest(4, labels=(0, 1)))
+    assert images.shape == (4, 2)
+    z = jax.random.normal(key, (4, LATENT))
+    np.testing.assert_allclose(
+        images, task.generate(variables, z, jnp.asarray([0, 1, 0, 1])), rtol=1e-6
+    )
+    with pytest.raises(UsageError, match="needs labels"):
+        task.sample(variables, key, ImageRequest(4))
+    with pytest.raises(UsageError, match="task.conditional"):
+        dataclasses.replace(task, conditional=False).init(key, batch)
+    with pytest.raises(DataError, match="outside"):
+        task.check({"x": np.zeros((2, 2)), "label": np.asarray([0, 3])})
+
+
+def test_evaluation_is_a_function_of_the_variables(batch, key):
+    task = game()
+    variables = start(task, key, batch)
+    one, two = jax.jit(task.evaluate)(variables, batch), task.evaluate(variables, batch)
+    assert set(one) == {"loss", "generator_loss", "discriminator_loss", "real_logit", "fake_logit"}
+    for name, mean in one.items():
+        np.testing.assert_allclose(mean.value, two[name].value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_a_broken_player_is_named(name, batch, key):
+    task = game()
+    variables = start(task, key, batch)
+    broken = jax.tree.map(lambda p: p * jnp.nan, variables["params"][name])
+    params = {**variables["params"], name: broken}
+
+    def row(params):
+        _, aux = jax.jit(task.loss)({"params": params}, batch, key)
+        return {name: float(mean.value) for name, mean in aux.metrics.items()}
+
+    assert non_finite_players(row(params)) == (name,)
+    assert non_finite_players(row(variables["params"])) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"objective": "hings"}, "did you mean 'hinge'"),
+        ({"latent": 0}, "latent = 0"),
+        ({"r1": -1.0}, "r1 = -1.0"),
+        ({"interpolated": np.inf}, "interpolated = inf"),
+    ],
+)
+def test_bad_fields_are_refused(fields, text):
+    with pytest.raises(UsageError, match=text):
+        Adversarial(MLPGenerator(), MLPDiscriminator(), **fields)
+
+
+def test_images_of_another_shape_are_refused(batch, key):
+    task = dataclasses.replace(game(), generator=MLPGenerator((8,), outputs=3))
+    variables = start(task, key, batch)
+    with pytest.raises(UsageError, match="makes images"):
+        task.loss(variables, batch, key)
