@@ -22,6 +22,7 @@ LEVELS = {
     "deeplearn.losses": 2,
     "deeplearn.metrics": 2,
     "deeplearn.optimizers": 2,
+    "deeplearn.processes": 2,
     "deeplearn.schedules": 2,
     "deeplearn.sharding": 2,
     "deeplearn.tiled_cross_entropy": 2,
