@@ -70,6 +70,7 @@ SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "diffusion_gaussians": ["task.model.width=8", "train.count=100", "evaluation.test.count=40"],
     "lstm_shakespeare": SHORT_TEXT,
     "llama_8b": [
         *SMALL_DECODER,
