@@ -32,6 +32,8 @@ PROCESSES = {
     "flow": RectifiedFlow(),
 }
 every_process = pytest.mark.parametrize("name", PROCESSES)
+# A discrete level and a continuous one; each process costs seconds of compilation.
+two_processes = pytest.mark.parametrize("name", ["ddpm", "exploding"])
 
 
 class Nothing(nn.Module):
@@ -105,7 +107,7 @@ def test_v_of_an_exploding_variance_has_the_weight_of_edm(key):
     np.testing.assert_allclose(loss, 1.0, atol=0.03)
 
 
-@every_process
+@two_processes
 def test_masked_rows_change_neither_loss_nor_gradient_even_when_nan(key, name):
     """The noise of a row depends on its place, so that NaN and 0 are compared in place."""
     task = small(name)
@@ -128,7 +130,7 @@ def test_no_weight_means_no_loss(key):
     assert (loss, aux.weight) == (0, 0)
 
 
-@every_process
+@two_processes
 def test_no_dtype_is_promoted_silently(key, name):
     task = small(name, label_dropout=0.1)
     variables = variables_of(task, key)
@@ -138,7 +140,7 @@ def test_no_dtype_is_promoted_silently(key, name):
     assert loss.dtype == evaluated["loss"].value.dtype == jnp.float32
 
 
-@every_process
+@two_processes
 def test_evaluation_is_a_function_of_the_examples_alone(key, name):
     """In any order and batch size; a row of its own has the levels and noise that it has here."""
     task = small(name)
@@ -201,7 +203,7 @@ def test_the_denoiser_reads_x_as_training_does(key, name):
     np.testing.assert_allclose(task.denoiser(variables, 2)(x, level), x0, rtol=1e-4, atol=1e-5)
 
 
-@every_process
+@two_processes
 def test_samples_are_a_function_of_key_and_label(key, name):
     task = small(name)
     variables = variables_of(task, key)
