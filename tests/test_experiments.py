@@ -70,6 +70,7 @@ SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
     "gan_gaussians": [
         "task.generator.hidden=(8,)",
         "task.discriminator.hidden=(8,)",

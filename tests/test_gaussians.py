@@ -21,7 +21,7 @@ def test_modes_have_their_place_deviation_and_weight(kind, count):
         np.testing.assert_allclose(points.mean(0), source.modes[mode], atol=source.deviation / 4)
         np.testing.assert_allclose(points.std(0), source.deviation, rtol=0.15)
     radius = np.linalg.norm(source.modes, axis=1)
-    assert radius.max() == pytest.approx(1.0 if kind == "ring" else np.sqrt(8))
+    assert radius.max() == pytest.approx(1.0 if kind == "ring" else np.sqrt(2))
     assert radius.min() == pytest.approx(1.0 if kind == "ring" else 0.0)
 
 

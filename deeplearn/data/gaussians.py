@@ -22,8 +22,8 @@ DEVIATION = {"ring": 0.02, "grid": 0.05}
 class Gaussians(InMemory):
     """`size` points x float32 (2,) with the number of their mode as `label`, drawn from `seed`.
 
-    `kind` is "ring", 8 modes on the circle of radius 1, or "grid", 5 × 5 modes at −2, −1, 0, 1, 2
-    on each axis.
+    `kind` is "ring", 8 modes on the circle of radius 1, or "grid", 5 × 5 modes evenly spaced
+    over [−1, 1] on each axis, row by row.
     """
 
     kind: str = "ring"
@@ -42,7 +42,7 @@ class Gaussians(InMemory):
         if self.kind == "ring":
             angles = 2 * np.pi * np.arange(8) / 8
             return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        places = np.arange(-2.0, 3.0)
+        places = np.linspace(-1, 1, 5)
         return np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1).reshape(-1, 2)
 
     @property

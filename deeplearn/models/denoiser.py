@@ -1,0 +1,87 @@
+"""A denoiser of vectors: a residual perceptron that reads the noise level and the class.
+
+    e   = W_e γ(level) [+ a vector of the class]         γ: Fourier features
+    h_0 = W_0 x
+    h_l = h_{l-1} + W_l φ(norm(h_{l-1}) + U_l φ(e))
+    y   = W φ(norm(h_L))
+
+Fourier features of the level: Vaswani et al. 2017 and Tancik et al. 2020 (arXiv:2006.10739). The
+class vector of label −1, or without a label, is 0. Initializer: He normal or Glorot uniform by the
+activation; W is 0, so that an untrained network predicts 0. Weight decay leaves out the leaves
+`bias` and `scale`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.errors import UsageError
+from deeplearn.layers.activation import activation, kernel_initializer
+from deeplearn.layers.dense import Dense
+from deeplearn.layers.normalization import normalization
+from deeplearn.types import Array
+
+
+def fourier_features(level: Array, width: int) -> Array:
+    """Sines and cosines (B, width) of levels (B,) of order 1, at periods from 8 down to 1/32."""
+    frequencies = 2 * np.pi * np.geomspace(1 / 8, 32, width // 2)
+    angles = level[:, None] * jnp.asarray(frequencies, level.dtype)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class MLPDenoiser(nn.Module):
+    """(B, C), noise levels (B,), labels int (B,) → prediction (B, C) float32.
+
+    `classes` is the number of classes, 0 where data have none. Raises `UsageError` for a width
+    that is odd or below 2, for negative numbers, and for labels given to a model without classes.
+    """
+
+    width: int = 128
+    depth: int = 3
+    classes: int = 0
+    activation: str = "silu"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise_level: Array, label: Array | None = None, *, train: bool = False
+    ) -> Array:
+        self._check(label)
+        phi, init = activation(self.activation), kernel_initializer(self.activation)
+
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+
+        def norm(name: str) -> nn.Module:
+            return normalization("layer")(dtype=self.dtype, name=name)
+
+        e = dense(self.width, "level")(fourier_features(noise_level, self.width))
+        if self.classes:
+            table = self.param("classes", nn.initializers.normal(1.0), (self.classes, self.width))
+            if label is not None:
+                e = e + jax.nn.one_hot(label, self.classes, dtype=e.dtype) @ table.astype(e.dtype)
+        e = phi(e)
+        h = dense(self.width, "input")(x)
+        for number in range(self.depth):
+            shift = dense(self.width, f"shift_{number}")(e)
+            inner = phi(norm(f"norm_{number}")(h, train=train) + shift)
+            h = h + dense(self.width, f"block_{number}")(inner)
+        h = phi(norm("norm")(h, train=train))
+        zeros = nn.initializers.zeros_init()
+        output = Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="output")
+        return output(h).astype(jnp.float32)
+
+    def _check(self, label: Array | None) -> None:
+        if self.width < 2 or self.width % 2:
+            raise UsageError(f"width={self.width} of MLPDenoiser must be an even number above 0")
+        if self.depth < 0 or self.classes < 0:
+            raise UsageError(
+                f"depth={self.depth} and classes={self.classes} of MLPDenoiser must be 0 or more"
+            )
+        if label is not None and not self.classes:
+            raise UsageError(
+                "MLPDenoiser was given labels, but has classes=0; set classes to their number"
+            )

@@ -1,0 +1,303 @@
+"""Forward processes of diffusion, x_t = α_t·x0 + σ_t·ε with ε ~ N(0, I), and what a model predicts.
+
+A process says what a noise level means. Levels grow with the noise, and level 0 is clean: α = 1,
+σ = 0. Its unit is the paper's own:
+
+    DDPM, Cosine        the step, 0 to 1000           Ho et al. 2020, arXiv:2006.11239;
+                                                      Nichol & Dhariwal 2021, arXiv:2102.09672
+    VarianceExploding   σ itself, up to 80            Karras et al. 2022 (EDM), arXiv:2206.00364
+    RectifiedFlow       the time, 0 to 1              Liu et al. 2022, arXiv:2209.03003;
+                                                      Lipman et al. 2022, arXiv:2210.02747
+
+Whatever a model predicts is a·x0 + b·ε with known a and b, so that together with x_t either of the
+two can be solved for; `PREDICTIONS` holds a and b.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.types import Array
+
+
+class Process(Protocol):
+    """What the loss and the samplers need to know; every method is elementwise in its argument."""
+
+    @property
+    def data_scale(self) -> float:
+        """The standard deviation of the data x0."""
+        ...
+
+    @property
+    def noisiest(self) -> float:
+        """The level at which sampling starts."""
+        ...
+
+    def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
+        """α and σ at a level."""
+        ...
+
+    def draw(self, uniform: Array) -> Array:
+        """The level to train on at a quantile `uniform` in [0, 1) of their distribution."""
+        ...
+
+    def conditioning(self, level: Array) -> Array:
+        """The level as a network reads it, a number of order 1."""
+        ...
+
+    def grid(self, steps: int) -> np.ndarray:
+        """The usual levels of a sampler, falling, (steps + 1,): from `noisiest` to 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Discrete:
+    """α² = Π (1 − β) over the steps so far, σ² = 1 − α²; log α² is linear between steps."""
+
+    steps: int = 1000
+    data_scale: float = 1.0
+
+    def betas(self) -> np.ndarray:
+        """β of the steps 1 … `steps`, float64."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _log_alpha_squared(self) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum(np.log1p(-self.betas()))])
+
+    @property
+    def noisiest(self) -> float:
+        return float(self.steps)
+
+    def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
+        table = jnp.asarray(self._log_alpha_squared)
+        places = jnp.arange(self.steps + 1, dtype=table.dtype)
+        log = jnp.interp(jnp.asarray(level, table.dtype), places, table)
+        # 1 − exp(log) would lose all digits of a small σ.
+        return jnp.exp(log / 2), jnp.sqrt(-jnp.expm1(log))
+
+    def draw(self, uniform: Array) -> Array:
+        """The steps 1 … `steps`, each as often."""
+        return jnp.minimum(1 + jnp.floor(uniform * self.steps), self.steps)
+
+    def conditioning(self, level: Array) -> Array:
+        return level / self.steps
+
+    def grid(self, steps: int) -> np.ndarray:
+        """Evenly spaced, rounded to whole steps."""
+        if steps > self.steps:
+            raise UsageError(
+                f"process {type(self).__name__}: {steps} sampling steps, but it has {self.steps};"
+                " ask for no more"
+            )
+        return np.round(uniform_levels(self.noisiest, 0.0, steps))
+
+
+@dataclass(frozen=True)
+class DDPM(_Discrete):
+    """β linear in the step, from `first_beta` to `last_beta` (Ho et al. 2020, section 4)."""
+
+    first_beta: float = 1e-4
+    last_beta: float = 0.02
+
+    def betas(self) -> np.ndarray:
+        return np.linspace(self.first_beta, self.last_beta, self.steps)
+
+
+@dataclass(frozen=True)
+class Cosine(_Discrete):
+    """α² follows cos² of the step, shifted by `offset`, with β ≤ 0.999 (Nichol & Dhariwal 2021)."""
+
+    offset: float = 0.008
+
+    def betas(self) -> np.ndarray:
+        time = np.arange(self.steps + 1) / self.steps
+        squares = np.cos((time + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
+        return np.minimum(1 - squares[1:] / squares[:-1], 0.999)
+
+
+@dataclass(frozen=True)
+class VarianceExploding:
+    """x_t = x0 + σ·ε, the level being σ; trained where ln σ ~ N(`log_mean`, `log_std`²).
+
+    With prediction "v" this is EDM, preconditioning and weighting included: the network reads
+    c_in·x and c_noise = ¼·ln σ, its output is −F, and the plain squared error of F has the weight
+    λ(σ) = 1 / c_out² on x0 (Karras et al. 2022, table 1). Levels stay within [`sigma_min`,
+    `sigma_max`], beyond which the distribution has 2 draws in 10⁵.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    data_scale: float = 0.5
+    log_mean: float = -1.2
+    log_std: float = 1.2
+
+    @property
+    def noisiest(self) -> float:
+        return self.sigma_max
+
+    def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
+        sigma = jnp.asarray(level, float)
+        return jnp.ones_like(sigma), sigma
+
+    def draw(self, uniform: Array) -> Array:
+        log = self.log_mean + self.log_std * jax.scipy.special.ndtri(uniform)
+        return jnp.clip(jnp.exp(log), self.sigma_min, self.sigma_max)
+
+    def conditioning(self, level: Array) -> Array:
+        return jnp.log(level) / 4
+
+    def grid(self, steps: int) -> np.ndarray:
+        """That of Karras, with ρ = 7."""
+        return karras_levels(self.sigma_max, self.sigma_min, steps)
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """x_t = (1 − t)·x0 + t·ε, the level being the time t, uniform in training.
+
+    Noise is at t = 1, as in diffusion; Liu et al. and Lipman et al. count the time backwards.
+    """
+
+    data_scale: float = 1.0
+
+    @property
+    def noisiest(self) -> float:
+        return 1.0
+
+    def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
+        time = jnp.asarray(level, float)
+        return 1 - time, time
+
+    def draw(self, uniform: Array) -> Array:
+        return uniform
+
+    def conditioning(self, level: Array) -> Array:
+        return level
+
+    def grid(self, steps: int) -> np.ndarray:
+        """Evenly spaced."""
+        return uniform_levels(1.0, 0.0, steps)
+
+
+def uniform_levels(first: float, last: float, steps: int) -> np.ndarray:
+    """Levels (steps + 1,), evenly spaced from `first` to `last`."""
+    _require_steps(steps)
+    return np.linspace(first, last, steps + 1)
+
+
+def karras_levels(
+    sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0, clean: bool = True
+) -> np.ndarray:
+    """Levels (steps + 1,) whose ρ-th roots are evenly spaced (Karras et al. 2022, equation 5).
+
+    They fall from `sigma_max` to `sigma_min`, of which the last step goes to 0; without `clean`
+    they end at `sigma_min`.
+    """
+    _require_steps(steps)
+    places = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps + (not clean))
+    levels = places**rho
+    return np.append(levels, 0.0) if clean else levels
+
+
+def _require_steps(steps: int) -> None:
+    if steps < 1:
+        raise UsageError(f"sampling: steps={steps} must be 1 or more")
+
+
+def diffuse(process: Process, x0: Array, noise: Array, level: Array) -> Array:
+    """x_t (B, …) of data `x0` and `noise` ε (B, …) at levels (B,)."""
+    alpha, sigma = coefficients(process, level, x0)
+    return alpha * x0 + sigma * noise
+
+
+def coefficients(process: Process, level: Array, x: Array) -> tuple[Array, Array]:
+    """α and σ at levels (B,), shaped (B, 1, …) to be multiplied with `x` (B, …)."""
+    alpha, sigma = process.alpha_sigma(level)
+    shape = level.shape + (1,) * (x.ndim - level.ndim)
+    return alpha.reshape(shape).astype(x.dtype), sigma.reshape(shape).astype(x.dtype)
+
+
+def total_scale(alpha: Array, sigma: Array, data_scale: float) -> Array:
+    """The standard deviation of x_t; its inverse is c_in of EDM."""
+    return jnp.sqrt((alpha * data_scale) ** 2 + sigma**2)
+
+
+def _v(alpha: Array, sigma: Array, data_scale: float) -> tuple[Array | float, Array | float]:
+    scale = total_scale(alpha, sigma, data_scale)
+    return -sigma / (data_scale * scale), alpha * data_scale / scale
+
+
+PREDICTIONS: Mapping[str, Callable[[Array, Array, float], tuple[Array | float, Array | float]]] = {
+    "noise": lambda alpha, sigma, data_scale: (0.0, 1.0),
+    "x0": lambda alpha, sigma, data_scale: (1.0, 0.0),
+    "v": _v,
+    "velocity": lambda alpha, sigma, data_scale: (-1.0, 1.0),
+}
+"""Name → (α, σ, standard deviation s of the data) → (a, b) of the prediction a·x0 + b·ε.
+
+"noise" is ε (Ho et al. 2020); "velocity" is ε − x0, the dx/dt of rectified flow. "v" is that of
+Salimans & Ho 2022 (arXiv:2202.00512), α·ε − σ·x0, divided by the scale of x_t and for data of
+scale s: it has variance 1 at every level and in every process, and is −F of EDM.
+"""
+
+
+def require_prediction(name: str, where: str) -> None:
+    """Raises `UsageError` where there is no prediction of that name."""
+    if name not in PREDICTIONS:
+        raise UsageError(f"{where}: unknown prediction '{name}'{did_you_mean(name, PREDICTIONS)}")
+
+
+def prediction_of(
+    kind: str, x0: Array, noise: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
+) -> Array:
+    """What a model that predicts `kind` should say of data `x0` and `noise` ε (…)."""
+    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
+    return a * x0 + b * noise
+
+
+def x0_of(
+    kind: str, prediction: Array, x: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
+) -> Array:
+    """The data x0 (…) that a prediction (…) means at `x` = x_t (…)."""
+    if kind == "x0":
+        return prediction
+    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
+    return (b * x - sigma * prediction) / (alpha * b - sigma * a)
+
+
+def noise_of(
+    kind: str, prediction: Array, x: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
+) -> Array:
+    """The noise ε (…) that a prediction (…) means at `x` = x_t (…)."""
+    if kind == "noise":
+        return prediction
+    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
+    return (alpha * prediction - a * x) / (alpha * b - sigma * a)
+
+
+def convert(
+    source: str,
+    target: str,
+    prediction: Array,
+    x: Array,
+    alpha: Array,
+    sigma: Array,
+    data_scale: float = 1.0,
+) -> Array:
+    """A prediction (…) of one kind as another, at `x` = x_t (…).
+
+    Not finite where x_t does not hold the answer: ε of x0 where σ = 0, x0 of ε where α = 0.
+    """
+    known = prediction, x, alpha, sigma, data_scale
+    x0, noise = x0_of(source, *known), noise_of(source, *known)
+    return prediction_of(target, x0, noise, alpha, sigma, data_scale)

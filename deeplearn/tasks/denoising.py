@@ -1,0 +1,197 @@
+"""Denoising: what diffusion models and flows are trained on, with or without a class.
+
+A batch holds `x` (B, …), data of the process's `data_scale`, and optionally `label` int (B,) and
+`mask` (B,). The model is called as `(x, noise_level, label=None, *, train=False) -> prediction`:
+x_t scaled to variance 1, the conditioning (B,) of its level, and the label, −1 where there is none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.losses import squared_error
+from deeplearn.processes import (
+    Process,
+    coefficients,
+    prediction_of,
+    require_prediction,
+    total_scale,
+    x0_of,
+)
+from deeplearn.sampling.diffusion import SAMPLERS, Denoise, Request, guided
+from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
+from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
+from deeplearn.types import Array, Aux, Batch, Mean, Variables
+
+SMALLEST = 1e-6
+"""The least quantile of the levels: at 0 x_t may be the data themselves, without any noise."""
+
+NO_LABEL = -1
+"""The label of an example whose class is not told; its one-hot vector is 0."""
+
+WEIGHTINGS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "uniform": lambda gain, snr: jnp.ones_like(gain),
+    "x0": lambda gain, snr: gain,
+    "min_snr": lambda gain, snr: gain * jnp.minimum(snr, 5.0),
+}
+"""Name → (squared error of x0 over that of the prediction, α²/σ²) → weight of the latter.
+
+"uniform" takes the error of the prediction as it is: the simple loss of Ho et al. 2020 for
+"noise", that of EDM for "v". "x0" is the error of x0. "min_snr" is that times the signal-to-noise
+ratio, at most 5 (Hang et al. 2023, arXiv:2303.09556).
+"""
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Trains `model` to predict `prediction` of x_t at the levels that `process` draws.
+
+    `prediction` is one of `processes.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
+    `label_dropout` of the labels is withheld in training, so that the model also learns to do
+    without: classifier-free guidance needs it.
+    """
+
+    model: nn.Module
+    process: Process
+    prediction: str = "v"
+    weighting: str = "uniform"
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_prediction(self.prediction, "task Denoising")
+        if self.weighting not in WEIGHTINGS:
+            hint = did_you_mean(self.weighting, WEIGHTINGS)
+            raise UsageError(f"task Denoising: unknown weighting '{self.weighting}'{hint}")
+        if not 0 <= self.label_dropout <= 1:
+            raise UsageError(
+                f"task Denoising: label_dropout = {self.label_dropout} must be in [0, 1]; it is a"
+                " share of the labels"
+            )
+
+    def init(self, rng: Array, batch: Batch) -> Variables:
+        """Fresh variables; `batch` gives shapes only."""
+        level = jnp.zeros(len(batch["x"]), jnp.float32)
+        return initialize(self.model, rng, batch["x"], level, *_labels(batch))
+
+    def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
+        """The weighted squared error of the prediction, and the plain one of x0, `x0_error`."""
+        batch = cleared(batch)
+        level_rng, noise_rng, label_rng, model_rng = jax.random.split(rng, 4)
+        size = len(batch["x"])
+        level = self.process.draw(jax.random.uniform(level_rng, (size,), minval=SMALLEST))
+        noise = jax.random.normal(noise_rng, batch["x"].shape)
+        labels = tuple(
+            jnp.where(jax.random.bernoulli(label_rng, self.label_dropout, (size,)), NO_LABEL, label)
+            for label in _labels(batch)
+        )
+        inputs, x = self._inputs(batch["x"], noise, level)
+        prediction, mutated = apply_training(self.model, variables, model_rng, *inputs, *labels)
+        means = self._means(prediction, x, noise, level, batch)
+        loss = means.pop("loss")
+        return loss.value, Aux(loss.weight, means, mutated)
+
+    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """`loss` and `x0_error`, at a level and with a noise that are a function of the example.
+
+        They come from the bits of its `x`: the same in every evaluation, in any order, batch size
+        and padding, and of another model.
+        """
+        batch = cleared(batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), _fingerprint(batch["x"]))
+
+        def draw(key: Array) -> tuple[Array, Array]:
+            level_key, noise_key = jax.random.split(key)
+            uniform = jax.random.uniform(level_key, minval=SMALLEST)
+            return uniform, jax.random.normal(noise_key, batch["x"].shape[1:])
+
+        uniform, noise = jax.vmap(draw)(keys)
+        level = self.process.draw(uniform)
+        inputs, x = self._inputs(batch["x"], noise, level)
+        prediction = apply_evaluation(self.model, variables, *inputs, *_labels(batch))
+        return self._means(prediction, x, noise, level, batch)
+
+    def denoiser(self, variables: Variables, label: int | None = None) -> Denoise:
+        """The model as a function x_t (B, …), level () → x0 (B, …), for one class or for any."""
+
+        def denoise(x: Array, level: Array) -> Array:
+            alpha, sigma = (value.astype(x.dtype) for value in self.process.alpha_sigma(level))
+            size, scale = len(x), self.process.data_scale
+            read = jnp.broadcast_to(self.process.conditioning(level).astype(x.dtype), (size,))
+            labels = () if label is None else (jnp.full(size, label, jnp.int32),)
+            scaled = x / total_scale(alpha, sigma, scale)
+            prediction = apply_evaluation(self.model, variables, scaled, read, *labels)
+            return x0_of(self.prediction, prediction, x, alpha, sigma, scale)
+
+        return denoise
+
+    def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
+        """Samples (count, …) fp32 in the unit of the data, one compiled scan."""
+        return _sample(self, variables, rng, request)
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Raises `DataError` for data that are not finite or labels that are no class."""
+        require_fields(batch, "x")
+        require_finite(batch, "x")
+        if "label" in batch:
+            refuse_rows(batch, "label", np.asarray(batch["label"]) < 0, "must be 0 or more")
+
+    def _inputs(self, x0: Array, noise: Array, level: Array) -> tuple[tuple[Array, Array], Array]:
+        """What the model reads, scaled x_t and conditioning (B,), and x_t itself."""
+        alpha, sigma = coefficients(self.process, level, x0)
+        x = alpha * x0 + sigma * noise
+        scaled = x / total_scale(alpha, sigma, self.process.data_scale)
+        return (scaled, self.process.conditioning(level)), x
+
+    def _means(
+        self, prediction: Array, x: Array, noise: Array, level: Array, batch: Batch
+    ) -> dict[str, Mean]:
+        """`loss` and `x0_error`, averaged over the elements of an example and over examples."""
+        scale = self.process.data_scale
+        alpha, sigma = coefficients(self.process, level, x)
+        target = prediction_of(self.prediction, batch["x"], noise, alpha, sigma, scale)
+        # Linear in the prediction: the factor from its error to that of x0.
+        one = jnp.ones_like(sigma)
+        gain = x0_of(self.prediction, one, jnp.zeros_like(sigma), alpha, sigma, scale) ** 2
+        weight = WEIGHTINGS[self.weighting](gain, (alpha / sigma) ** 2)
+        error = squared_error(prediction, target).reshape(len(x), -1).mean(-1)
+        mask = batch.get("mask")
+        return {
+            "loss": Mean.of(weight.reshape(-1) * error, mask),
+            "x0_error": Mean.of(gain.reshape(-1) * error, mask),
+        }
+
+
+def _labels(batch: Batch) -> tuple[Array, ...]:
+    """The third argument of the model, where there is one."""
+    return (batch["label"],) if "label" in batch else ()
+
+
+def _fingerprint(x: Array) -> Array:
+    """32 bits (B,) of the content of each example (B, …); sums of integers have no order."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(len(x), -1)
+    # Odd multipliers, so that no bit is lost, and no two places are exchangeable.
+    odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
+    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x9E3779B1) * odd[None]
+    return (mixed ^ (mixed >> 13)).sum(1, dtype=jnp.uint32)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "request"))
+def _sample(task: Denoising, variables: Variables, rng: Array, request: Request) -> Array:
+    noise_rng, step_rng = jax.random.split(rng)
+    process = task.process
+    _, sigma = process.alpha_sigma(process.noisiest)
+    x = sigma * jax.random.normal(noise_rng, (request.count, *request.shape))
+    denoise = task.denoiser(variables, request.label)
+    if request.guidance != 1:
+        denoise = guided(denoise, task.denoiser(variables, NO_LABEL), request.guidance)
+    sampler: Any = SAMPLERS[request.sampler]
+    return sampler(process, denoise, x, process.grid(request.steps), step_rng)
