@@ -74,11 +74,14 @@ def _write(run: Any, values: Any) -> int:
     from deeplearn.sampling.writing import texts
     from deeplearn.step import evaluation_variables
 
-    if values.prompt is None:
-        raise UsageError("sample needs --prompt=TEXT to go on from")
     vocabulary = getattr(run.experiment.train, "vocabulary", None)
     if vocabulary is None:
-        raise UsageError("sample needs training data with a vocabulary, such as Windows of a text")
+        raise UsageError(
+            "sample writes texts, and the training data of this run have no vocabulary; call"
+            f" {type(run.experiment.task).__name__}.sample in Python"
+        )
+    if values.prompt is None:
+        raise UsageError("sample needs --prompt=TEXT to go on from")
     stop = (vocabulary.special(END),) if END in vocabulary.specials else ()
     options = {name: values[name].value for name in ("count", *SAMPLING)}
     given = {name: value for name, value in options.items() if value is not None}

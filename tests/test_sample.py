@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import jax
+import numpy as np
 import pytest
 from mixers import MODELS
 
 import deeplearn
 from deeplearn import Experiment, Run, train
 from deeplearn.data.corpus import Text, TextPairs
+from deeplearn.data.memory import Arrays
 from deeplearn.data.pairs import Pairs
 from deeplearn.data.text import Windows
 from deeplearn.data.vocabulary import END, SPECIALS, Characters
@@ -90,6 +93,16 @@ def test_a_prompt_is_continued(run, sample):
 def test_what_cannot_be_written_is_refused(sample, words, wanted):
     code, out, err = sample(*words)
     assert code == 2 and not out and wanted in err and err.count("\n") == 1
+
+
+def test_a_run_without_texts_is_not_asked_for_a_prompt(run, sample):
+    arrays = Arrays({"tokens": np.zeros((8, 9), np.int32)})
+    wordless = dataclasses.replace(
+        run, experiment=dataclasses.replace(run.experiment, train=arrays)
+    )
+    code, out, err = sample(run=wordless)
+    assert code == 2 and not out and err.count("\n") == 1
+    assert "no vocabulary; call Language.sample in Python" in err
 
 
 def test_a_character_outside_the_vocabulary_is_named(sample):
