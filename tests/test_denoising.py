@@ -20,7 +20,7 @@ from deeplearn.processes import (
     total_scale,
 )
 from deeplearn.sampling.diffusion import Request
-from deeplearn.tasks.denoising import WEIGHTINGS, Denoising
+from deeplearn.tasks.denoising import WEIGHTINGS, Denoising, _fingerprint
 from deeplearn.tasks.task import Task
 
 X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
@@ -161,12 +161,8 @@ def test_evaluation_is_a_function_of_the_examples_alone(key, name):
 
 def test_examples_that_differ_are_noised_differently():
     """Also where only two numbers have changed places."""
-    task = Denoising(Nothing("noise"), RectifiedFlow(), "noise")
-    errors = [
-        float(task.evaluate({}, {"x": jnp.asarray([[a, b]])})["loss"].value)
-        for a, b in ((1.0, 2.0), (2.0, 1.0), (1.0, 2.0000002), (-1.0, 2.0))
-    ]
-    assert len(set(errors)) == 4
+    x = jnp.asarray([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0000002], [-1.0, 2.0]])
+    assert len(set(_fingerprint(x).tolist())) == len(x)
 
 
 def test_training_draws_anew_with_every_key(key):
