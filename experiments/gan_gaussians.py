@@ -4,7 +4,7 @@
 
 47 s on 2 CPU cores that were shared. All 8 modes hold at least a fifth of their part of 5,000
 samples of the averaged generator, and 90 % of the samples lie within 3σ of a mode, where 99 % of
-the data do (one seed).
+the data do (one run, its settings chosen on the same seed).
 """
 
 from deeplearn.data.gaussians import Gaussians

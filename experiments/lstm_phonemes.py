@@ -4,8 +4,8 @@
 
 The CMU dictionary, words split by hash, phonemes without stress. 1,198,272 parameters. With 4
 beams a phoneme error rate of 7.3 % and 69.0 % of the test words right, against the best listed
-variant (one seed), after 32 minutes on 2 CPU cores beside other programs; the spelling of the most
-like word of the dictionary gives 30.5 %.
+variant (one seed), after 32 minutes on 2 CPU cores beside other programs; the sounds of the
+most like word known give 30.5 %.
 """
 
 from deeplearn.data.cmudict import LETTERS, PHONEMES, Pronunciations
