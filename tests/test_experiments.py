@@ -10,8 +10,10 @@ from test_train import At, terminate
 from deeplearn.data import tfds_pairs, tfds_text
 from deeplearn.data.corpus import Pair
 from deeplearn.errors import Preempted
+from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import record
 from deeplearn.overrides import override
+from deeplearn.program import Program
 from deeplearn.report.receipt import state_sha256
 from deeplearn.train import load, train
 from experiments._command import experiments
@@ -164,8 +166,23 @@ def test_an_experiment_is_valid_and_named_after_its_file(name):
     assert record(experiment) == record(source(name))
 
 
+def once(function):
+    """The function's first result, whatever it is called with."""
+    results = []
+
+    def first(*arguments):
+        if not results:
+            results.append(function(*arguments))
+        return results[0]
+
+    return first
+
+
 @pytest.mark.parametrize("name", SHRUNK)
-def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path):
+def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
+    # Compiling takes most of the time, and the three runs have one program.
+    monkeypatch.setattr(Program, "compile", once(Program.compile))
+    monkeypatch.setattr("deeplearn.train.Evaluator", once(Evaluator))
     changes = [*COMMON, *SHRUNK[name]]
     # The players of a GAN have a schedule each.
     if getattr(getattr(source(name).optimizer, "schedule", None), "warmup", 0):
