@@ -10,15 +10,8 @@ from flax import linen as nn
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.models.denoiser import MLPDenoiser
-from deeplearn.processes import (
-    DDPM,
-    PREDICTIONS,
-    Cosine,
-    RectifiedFlow,
-    VarianceExploding,
-    convert,
-    total_scale,
-)
+from deeplearn.predictions import PREDICTIONS, convert, total_scale
+from deeplearn.processes import DDPM, Cosine, RectifiedFlow, VarianceExploding
 from deeplearn.sampling.diffusion import Request
 from deeplearn.tasks.denoising import WEIGHTINGS, Denoising, _fingerprint
 from deeplearn.tasks.task import Task

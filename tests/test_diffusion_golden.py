@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplearn.processes import DDPM, VarianceExploding, x0_of
+from deeplearn.predictions import x0_of
+from deeplearn.processes import DDPM, VarianceExploding
 from deeplearn.sampling import diffusion
 from deeplearn.sampling.diffusion import ddim, ddpm, dpm_solver_2m, euler, heun
 

@@ -25,6 +25,7 @@ LEVELS = {
     "deeplearn.mode_count": 2,
     "deeplearn.optimizers": 2,
     "deeplearn.players": 2,
+    "deeplearn.predictions": 2,
     "deeplearn.processes": 2,
     "deeplearn.schedules": 2,
     "deeplearn.sharding": 2,

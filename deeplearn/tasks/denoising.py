@@ -19,14 +19,8 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.losses import squared_error
-from deeplearn.processes import (
-    Process,
-    coefficients,
-    prediction_of,
-    require_prediction,
-    total_scale,
-    x0_of,
-)
+from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
+from deeplearn.processes import Process, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise, Request, guided
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
@@ -55,7 +49,7 @@ ratio, at most 5 (Hang et al. 2023, arXiv:2303.09556).
 class Denoising:
     """Trains `model` to predict `prediction` of x_t at the levels that `process` draws.
 
-    `prediction` is one of `processes.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
+    `prediction` is one of `predictions.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
     `label_dropout` of the labels is withheld in training, so that the model also learns to do
     without: classifier-free guidance needs it.
     """
