@@ -43,6 +43,7 @@ LEVELS = {
     "deeplearn.checkpoint": 7,
     "deeplearn.evaluate": 7,
     "deeplearn.insight": 7,
+    "deeplearn.generation": 7,
     "deeplearn.interop": 7,
     "deeplearn.program": 7,
     "deeplearn.run_directory": 7,

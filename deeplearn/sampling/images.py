@@ -55,9 +55,9 @@ class Request:
         return np.resize(np.array(self.labels, np.int32), self.count) if self.labels else None
 
     def part(self, start: int, stop: int) -> Request:
-        """The request for the samples [start, stop) of this one."""
-        classes = self.class_of()
-        labels = self.labels if classes is None else tuple(map(int, classes[start:stop]))
+        """The request for the samples [start, stop) of this one, which may go on beyond its end."""
+        classes = dataclasses.replace(self, count=stop).class_of()
+        labels = self.labels if classes is None else tuple(map(int, classes[start:]))
         return dataclasses.replace(self, count=stop - start, labels=labels)
 
 

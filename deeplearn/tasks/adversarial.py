@@ -64,6 +64,11 @@ class Adversarial:
             raise UsageError(f"task Adversarial: unknown objective '{self.objective}'{hint}")
         if self.latent < 1:
             raise UsageError(f"task Adversarial: latent = {self.latent} must be 1 or more")
+        if self.conditional and not self.classes:
+            raise UsageError(
+                "task Adversarial: conditional=True needs classes to draw; set the field `classes`"
+                f" of {type(self.generator).__name__} to the number of labels"
+            )
         for name in ("r1", "r2", "interpolated"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(
