@@ -17,7 +17,6 @@ from deeplearn.data.gaussians import Gaussians
 from deeplearn.errors import Preempted, UsageError
 from deeplearn.generation import columns, denoising_path, generate, interpolations, overview
 from deeplearn.models.denoiser import MLPDenoiser
-from deeplearn.optimizers import Adam
 from deeplearn.processes import VarianceExploding
 from deeplearn.report.images import Gallery
 from deeplearn.report.receipt import state_sha256
@@ -36,6 +35,15 @@ def diffusion(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def gan(tmp_path_factory) -> Run:
     return train(generators.gan(), tmp_path_factory.mktemp("gan"))
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory) -> Run:
+    task = Denoising(MLPDenoiser(8, 1, classes=8), VarianceExploding())
+    experiment = generators.diffusion(steps=2)
+    data = Gaussians("ring", 50)
+    experiment = dataclasses.replace(experiment, task=task, train=data, evaluation={})
+    return train(experiment, tmp_path_factory.mktemp("points"))
 
 
 def drawn_by(run):
@@ -154,15 +162,11 @@ def test_samples_of_diffusion_come_with_the_way_there(diffusion, sample):
     assert out.split() == [str(diffusion.workdir / "samples" / name) for name in names]
 
 
-def test_points_are_drawn_as_points(tmp_path, sample):
-    data = Gaussians("ring", 50)
-    task = Denoising(MLPDenoiser(8, 1, classes=8), VarianceExploding())
-    fields = dataclasses.replace(generators.diffusion(), task=task, train=data, evaluation={})
-    run = train(dataclasses.replace(fields, optimizer=Adam(), steps=2), tmp_path)
-    code, out, err = sample(run, "--steps=3")
+def test_points_are_drawn_as_points(points, sample):
+    code, out, err = sample(points, "--steps=3")
     names = ("samples_steps=3.png", "denoising_steps=3.gif")
     assert (code, err) == (0, "")
-    assert out.split() == [str(run.workdir / "samples" / name) for name in names]
+    assert out.split() == [str(points.workdir / "samples" / name) for name in names]
 
 
 @pytest.mark.parametrize(
