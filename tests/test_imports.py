@@ -48,6 +48,7 @@ LEVELS = {
     "deeplearn.interop": 7,
     "deeplearn.program": 7,
     "deeplearn.run_directory": 7,
+    "deeplearn.features": 8,
     "deeplearn.report": 8,
     "deeplearn.hooks": 9,
     "deeplearn.train": 9,
