@@ -69,7 +69,7 @@ def diffusion(**changes: Any) -> Experiment:
 
 
 def _experiment(name: str, task: Any, optimizer: Any, changes: dict[str, Any]) -> Experiment:
-    data = images(60, SIDE)
+    data, test = images(60, SIDE), images(40, SIDE)
     fields = {
         "steps": 4,
         "batch_size": 12,
@@ -79,4 +79,4 @@ def _experiment(name: str, task: Any, optimizer: Any, changes: dict[str, Any]) -
         "save_every": 2,
         **changes,
     }
-    return Experiment(name, task, data, optimizer, evaluation={"test": data}, **fields)
+    return Experiment(name, task, data, optimizer, evaluation={"test": test}, **fields)
