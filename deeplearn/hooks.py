@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,8 +19,11 @@ from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import NumericsError
 from deeplearn.evaluate import Evaluator, values
 from deeplearn.experiment import EarlyStopping, Experiment
+from deeplearn.generation import columns, generate, overview
+from deeplearn.report.images import Gallery
 from deeplearn.report.progress import Pace
 from deeplearn.step import Metrics, TrainState, evaluation_variables
+from deeplearn.tasks.task import Generative
 
 
 @dataclasses.dataclass
@@ -145,6 +149,28 @@ class Evaluate(Hook):
         }
         loop.state = dataclasses.replace(loop.state, control=dataclasses.replace(control, **placed))
         loop.stopping = loop.stopping or bad >= stop.patience
+
+
+class Draw(Hook):
+    """Writes a picture of what a generative model draws, at every evaluation: step_N.png.
+
+    Always from the same noise, so that pictures compare; nothing of the run depends on it.
+    """
+
+    def __init__(self, experiment: Experiment, directory: Path, log: Log):
+        self._log = log
+        self._gallery: Gallery | None = None
+        if isinstance(experiment.task, Generative) and Gallery.can_show(experiment.train):
+            self._gallery = Gallery(experiment.train, directory)
+            self._request = overview(experiment)
+
+    def after(self, loop: Loop) -> None:
+        if self._gallery is None or not loop.due(loop.experiment.evaluate_every):
+            return
+        variables, rng = evaluation_variables(loop.state), jax.random.key(0)
+        x = generate(loop.experiment, variables, self._request, rng)
+        self._gallery.save(f"step_{loop.step:08d}", x, columns(self._request))
+        self._log.pause()
 
 
 class Save(Hook):

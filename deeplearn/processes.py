@@ -1,4 +1,4 @@
-"""Forward processes of diffusion, x_t = α_t·x0 + σ_t·ε with ε ~ N(0, I), and what a model predicts.
+"""Forward processes of diffusion: x_t = α_t·x0 + σ_t·ε with ε ~ N(0, I).
 
 A process says what a noise level means. Levels grow with the noise, and level 0 is clean: α = 1,
 σ = 0. Its unit is the paper's own:
@@ -8,15 +8,11 @@ A process says what a noise level means. Levels grow with the noise, and level 0
     VarianceExploding   σ itself, up to 80            Karras et al. 2022 (EDM), arXiv:2206.00364
     RectifiedFlow       the time, 0 to 1              Liu et al. 2022, arXiv:2209.03003;
                                                       Lipman et al. 2022, arXiv:2210.02747
-
-Whatever a model predicts is a·x0 + b·ε with known a and b, so that together with x_t either of the
-two can be solved for; `PREDICTIONS` holds a and b.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.errors import UsageError
 from deeplearn.types import Array
 
 
@@ -225,79 +221,3 @@ def coefficients(process: Process, level: Array, x: Array) -> tuple[Array, Array
     alpha, sigma = process.alpha_sigma(level)
     shape = level.shape + (1,) * (x.ndim - level.ndim)
     return alpha.reshape(shape).astype(x.dtype), sigma.reshape(shape).astype(x.dtype)
-
-
-def total_scale(alpha: Array, sigma: Array, data_scale: float) -> Array:
-    """The standard deviation of x_t; its inverse is c_in of EDM."""
-    return jnp.sqrt((alpha * data_scale) ** 2 + sigma**2)
-
-
-def _v(alpha: Array, sigma: Array, data_scale: float) -> tuple[Array | float, Array | float]:
-    scale = total_scale(alpha, sigma, data_scale)
-    return -sigma / (data_scale * scale), alpha * data_scale / scale
-
-
-PREDICTIONS: Mapping[str, Callable[[Array, Array, float], tuple[Array | float, Array | float]]] = {
-    "noise": lambda alpha, sigma, data_scale: (0.0, 1.0),
-    "x0": lambda alpha, sigma, data_scale: (1.0, 0.0),
-    "v": _v,
-    "velocity": lambda alpha, sigma, data_scale: (-1.0, 1.0),
-}
-"""Name → (α, σ, standard deviation s of the data) → (a, b) of the prediction a·x0 + b·ε.
-
-"noise" is ε (Ho et al. 2020); "velocity" is ε − x0, the dx/dt of rectified flow. "v" is that of
-Salimans & Ho 2022 (arXiv:2202.00512), α·ε − σ·x0, divided by the scale of x_t and for data of
-scale s: it has variance 1 at every level and in every process, and is −F of EDM.
-"""
-
-
-def require_prediction(name: str, where: str) -> None:
-    """Raises `UsageError` where there is no prediction of that name."""
-    if name not in PREDICTIONS:
-        raise UsageError(f"{where}: unknown prediction '{name}'{did_you_mean(name, PREDICTIONS)}")
-
-
-def prediction_of(
-    kind: str, x0: Array, noise: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
-) -> Array:
-    """What a model that predicts `kind` should say of data `x0` and `noise` ε (…)."""
-    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
-    return a * x0 + b * noise
-
-
-def x0_of(
-    kind: str, prediction: Array, x: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
-) -> Array:
-    """The data x0 (…) that a prediction (…) means at `x` = x_t (…)."""
-    if kind == "x0":
-        return prediction
-    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
-    return (b * x - sigma * prediction) / (alpha * b - sigma * a)
-
-
-def noise_of(
-    kind: str, prediction: Array, x: Array, alpha: Array, sigma: Array, data_scale: float = 1.0
-) -> Array:
-    """The noise ε (…) that a prediction (…) means at `x` = x_t (…)."""
-    if kind == "noise":
-        return prediction
-    a, b = PREDICTIONS[kind](alpha, sigma, data_scale)
-    return (alpha * prediction - a * x) / (alpha * b - sigma * a)
-
-
-def convert(
-    source: str,
-    target: str,
-    prediction: Array,
-    x: Array,
-    alpha: Array,
-    sigma: Array,
-    data_scale: float = 1.0,
-) -> Array:
-    """A prediction (…) of one kind as another, at `x` = x_t (…).
-
-    Not finite where x_t does not hold the answer: ε of x0 where σ = 0, x0 of ε where α = 0.
-    """
-    known = prediction, x, alpha, sigma, data_scale
-    x0, noise = x0_of(source, *known), noise_of(source, *known)
-    return prediction_of(target, x0, noise, alpha, sigma, data_scale)

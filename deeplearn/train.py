@@ -22,7 +22,7 @@ from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import Experiment
-from deeplearn.hooks import Evaluate, Hook, Log, Loop, Preempt, Save
+from deeplearn.hooks import Draw, Evaluate, Hook, Log, Loop, Preempt, Save
 from deeplearn.overrides import override
 from deeplearn.program import Program
 from deeplearn.report import files
@@ -131,9 +131,10 @@ def _loop(
 
         # The order is a contract. The step is dispatched first, so that the devices work while the
         # host logs the period before. Evaluation comes ahead of the save, which must hold what it
-        # decided. Rows are flushed ahead of the save, since a resumed run keeps them.
+        # decided. Pictures and rows are written ahead of the save: a resumed run keeps them.
         evaluator = Evaluator(experiment, program.mesh)
-        order = [preempt, log, Evaluate(evaluator, log), Save(checkpoints, flush), *extra]
+        draw = Draw(experiment, directory / "samples", log)
+        order = [preempt, log, Evaluate(evaluator, log), draw, Save(checkpoints, flush), *extra]
         batches = program.batches(loop.step)
         stack.callback(batches.close)
         step = None

@@ -1,11 +1,12 @@
 """The mode `sample`: what a trained model says, in the form of its task.
 
-Temperature, top-k and top-p are flags beside those of the other modes: they change the text and
-not the model, so that one wants to turn them without training again.
+Temperature, guidance and their like are flags: they change what is drawn and not the model, so that
+one wants to turn them without training again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from absl import flags
@@ -19,17 +20,25 @@ SAMPLING = {
     "top_k": Flag("draw from the K likeliest tokens; default all", "K", flags.DEFINE_integer),
     "top_p": Flag("draw from the likeliest of probability P; default 1", "P", flags.DEFINE_float),
 }
+DRAWING = {
+    "guidance": Flag("how far towards the class; default 1", "W", flags.DEFINE_float),
+    "sampler": Flag("the method of a diffusion model, such as heun", "NAME"),
+    "steps": Flag("the steps of that method; default 20", "N", flags.DEFINE_integer),
+}
 
 
 def sample(values: Any, rest: list[str]) -> int:
-    """Translates a text, goes on from a prompt, or predicts examples: whatever the task can."""
+    """Translates, goes on from a prompt, draws pictures or predicts: whatever the task can."""
     import deeplearn
+    from deeplearn.tasks.task import Generative
 
     run = deeplearn.load(values.workdir)
     task = run.experiment.task
     of_task: tuple[str, ...]
     if hasattr(task, "translate"):
         show, of_task = _translate, ("text", "to")
+    elif isinstance(task, Generative):
+        show, of_task = _draw, ("label", *DRAWING, "seed")
     elif hasattr(task, "sample"):
         show, of_task = _write, ("prompt", *SAMPLING, "seed")
     else:
@@ -97,6 +106,39 @@ def _write(run: Any, values: Any) -> int:
     return 0
 
 
+def _draw(run: Any, values: Any) -> int:
+    """Pictures of samples, of the way from one to another, and of the steps of diffusion."""
+    import jax
+
+    from deeplearn import generation
+    from deeplearn.report.images import Gallery
+    from deeplearn.step import evaluation_variables
+
+    gallery = Gallery(run.experiment.train, run.workdir / "samples")
+    options = {name: values[name].value for name in ("count", "label", *DRAWING, "seed")}
+    given = {name: value for name, value in options.items() if value is not None}
+    # What was asked for is told by the name, so that a picture of something else stays.
+    suffix = "".join(f"_{name}={value}" for name, value in given.items())
+    rng = jax.random.key(given.pop("seed", 0))
+    if "label" in given:
+        given["labels"] = (given.pop("label"),)
+    request = dataclasses.replace(generation.overview(run.experiment), **given)
+    columns, variables = generation.columns(request), evaluation_variables(run.state)
+    x = generation.generate(run.experiment, variables, request, rng)
+    print(gallery.save(f"samples{suffix}", x, columns))
+    images = x.ndim > 2
+    if images:
+        between = generation.interpolations(run.experiment, variables, request, rng)
+        rows = between.reshape(-1, *between.shape[2:])
+        print(gallery.save(f"interpolation{suffix}", rows, between.shape[1]))
+    if hasattr(run.experiment.task, "path") and x.ndim < 5:
+        count = min(request.count, 2 * columns) if images else request.count
+        few = dataclasses.replace(request, count=count)
+        path = generation.denoising_path(run.experiment, variables, few, rng)
+        print(gallery.animate(f"denoising{suffix}", path, columns))
+    return 0
+
+
 def _predict(run: Any, values: Any) -> int:
     from deeplearn.evaluate import predict
 
@@ -118,15 +160,17 @@ def _cell(value: Any) -> str:
 
 
 MODE = Mode(
-    "go on from a prompt, translate, or show predictions beside the truth, by the task",
+    "go on from a prompt, translate, draw pictures, or predict beside the truth, by the task",
     sample,
     {
         "workdir": Flag("the run directory", "DIR", required=True),
         "split": Flag("which evaluation data; default test", "NAME"),
-        "count": Flag("examples, default 8; or tokens, default 256", "N", flags.DEFINE_integer),
+        "count": Flag("how many examples, tokens or pictures", "N", flags.DEFINE_integer),
         "prompt": Flag("the text to go on from", "TEXT"),
         **SAMPLING,
-        "seed": Flag("another number draws another text; default 0", "N", flags.DEFINE_integer),
+        "label": Flag("the class to draw; default all in turn", "N", flags.DEFINE_integer),
+        **DRAWING,
+        "seed": Flag("another number draws anew; default 0", "N", flags.DEFINE_integer),
         "text": Flag("the text to translate", "TEXT"),
         "to": Flag("the language to translate into, where there are several", "NAME"),
     },

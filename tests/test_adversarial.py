@@ -12,7 +12,8 @@ from deeplearn.adversarial_losses import LOSSES, interpolated_penalty, zero_cent
 from deeplearn.errors import DataError, UsageError
 from deeplearn.layers.normalization import BatchNorm
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
-from deeplearn.tasks.adversarial import Adversarial, ImageRequest, non_finite_players, player
+from deeplearn.sampling.images import Request
+from deeplearn.tasks.adversarial import Adversarial, non_finite_players, player
 
 ROWS, LATENT = 6, 3
 
@@ -176,14 +177,22 @@ def test_both_players_see_the_label(batch, key):
     for name in ("generator_loss", "real_logit", "fake_logit"):
         one, two = (loss(variables, each, key)[1].metrics[name].value for each in (batch, other))
         assert float(one) != float(two), name
-    images = task.sample(variables, key, ImageRequest(4, labels=(0, 1)))
+    images = task.sample(variables, key, Request(4, labels=(0, 1)))
     assert images.shape == (4, 2)
     z = jax.random.normal(key, (4, LATENT))
     np.testing.assert_allclose(
         images, task.generate(variables, z, jnp.asarray([0, 1, 0, 1])), rtol=1e-6
     )
-    with pytest.raises(UsageError, match="needs labels"):
-        task.sample(variables, key, ImageRequest(4))
+    for request, message in (
+        (Request(4), "give labels"),
+        (Request(4, labels=(3,)), "label 3 is outside"),
+        (Request(4, labels=(0,), guidance=2.0), "guidance=2.0 is for diffusion"),
+        (Request(4, labels=(0,), sampler="heun"), "sampler=heun is for diffusion"),
+        (Request(4, labels=(0,), steps=18), "steps=18 is for diffusion"),
+        (Request(4, labels=(0,), shape=(3,)), "leave out the shape"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            task.sample(variables, key, request)
     with pytest.raises(UsageError, match="task.conditional"):
         dataclasses.replace(task, conditional=False).init(key, batch)
     with pytest.raises(DataError, match="outside"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,18 +12,11 @@ from flax import linen as nn
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.models.denoiser import MLPDenoiser
-from deeplearn.processes import (
-    DDPM,
-    PREDICTIONS,
-    Cosine,
-    RectifiedFlow,
-    VarianceExploding,
-    convert,
-    total_scale,
-)
-from deeplearn.sampling.diffusion import Request
+from deeplearn.predictions import PREDICTIONS, convert, total_scale
+from deeplearn.processes import DDPM, Cosine, RectifiedFlow, VarianceExploding
+from deeplearn.sampling.images import Request
 from deeplearn.tasks.denoising import WEIGHTINGS, Denoising, _fingerprint
-from deeplearn.tasks.task import Task
+from deeplearn.tasks.task import Generative, Task
 
 X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
 LABEL = np.arange(8, dtype="int32") % 3
@@ -77,7 +72,7 @@ def variables_of(task, key, fields=None):
 
 
 def test_is_a_task():
-    assert isinstance(small(), Task)
+    assert isinstance(small(), Task) and isinstance(small(), Generative)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -201,28 +196,58 @@ def test_the_denoiser_reads_x_as_training_does(key, name):
 
 @two_processes
 def test_samples_are_a_function_of_key_and_label(key, name):
-    task = small(name)
+    task = small(name, label_dropout=0.1)
     variables = variables_of(task, key)
-    draw = lambda k, **fields: task.sample(variables, k, Request((2,), 5, steps=4, **fields))  # noqa: E731
-    first = draw(key, label=1)
+
+    def draw(key, **fields):
+        return task.sample(variables, key, Request(5, shape=(2,), steps=4, **fields))
+
+    first = draw(key, labels=(1,))
     assert first.shape == (5, 2) and first.dtype == jnp.float32 and jnp.isfinite(first).all()
-    np.testing.assert_array_equal(first, draw(key, label=1, guidance=1.0))
+    np.testing.assert_array_equal(first, draw(key, labels=(1,), guidance=1.0))
     for other in (
-        draw(jax.random.key(1), label=1),
-        draw(key, label=2),
+        draw(jax.random.key(1), labels=(1,)),
+        draw(key, labels=(2,)),
         draw(key),
-        draw(key, label=1, guidance=2.0),
+        draw(key, labels=(1,), guidance=2.0),
     ):
         assert not np.allclose(first, other, atol=1e-4)
+    both = draw(key, labels=(1, 2))
+    np.testing.assert_allclose(both[::2], first[::2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(both[1::2], draw(key, labels=(2,))[1::2], rtol=1e-5, atol=1e-6)
 
 
-def test_guidance_needs_a_known_class_and_goes_beyond_it(key):
-    """Weight 0 is the model without a label."""
-    task = small()
+def test_guidance_goes_beyond_the_class_and_weight_0_is_the_model_without(key):
+    task = small(label_dropout=0.1)
     variables = variables_of(task, key)
-    free = task.sample(variables, key, Request((2,), 5, steps=4))
-    zero = task.sample(variables, key, Request((2,), 5, steps=4, label=1, guidance=0.0))
-    np.testing.assert_allclose(zero, free, atol=1e-4)
+    request = Request(5, shape=(2,), steps=4)
+    free = task.sample(variables, key, request)
+    guided = dataclasses.replace(request, labels=(1,), guidance=0.0)
+    np.testing.assert_allclose(task.sample(variables, key, guided), free, atol=1e-4)
+
+
+def test_the_path_begins_near_the_latents_and_ends_in_the_sample(key):
+    task = small("exploding", label_dropout=0.1)
+    variables, request = variables_of(task, key), Request(5, shape=(2,), steps=12)
+    latents = task.latents(key, request)
+    path = task.path(variables, latents, request, key)
+    assert path.shape == (12, 5, 2)
+    np.testing.assert_allclose(path[-1], task.draw(variables, latents, request, key), rtol=1e-5)
+    np.testing.assert_allclose(path[0], 0.5 * latents, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "dropout", "message"),
+    [
+        (Request(2), 0.1, "fits many shapes; give the request that of one sample"),
+        (Request(2, labels=(3,), shape=(2,)), 0.1, "label 3 is outside"),
+        (Request(2, shape=(2,)), 0.0, "label_dropout=0 .* give labels"),
+        (Request(2, labels=(1,), shape=(2,), guidance=3.0), 0.0, "which guidance=3.0 needs"),
+    ],
+)
+def test_what_the_model_has_not_learned_is_refused(key, request_of, dropout, message):
+    with pytest.raises(UsageError, match=message):
+        small(label_dropout=dropout).sample({}, key, request_of)
 
 
 @pytest.mark.parametrize(

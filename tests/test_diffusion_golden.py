@@ -5,7 +5,6 @@ The paths were made by `golden/make_diffusion.py`, of a model that is a formula.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import jax
@@ -13,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deeplearn.processes import DDPM, VarianceExploding, x0_of
+from deeplearn.predictions import x0_of
+from deeplearn.processes import DDPM, VarianceExploding
 from deeplearn.sampling import diffusion
-from deeplearn.sampling.diffusion import ddim, ddpm, dpm_solver_2m, euler, heun
+from deeplearn.sampling.diffusion import DDIM, SAMPLERS, Heun
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "diffusion.npz")
 
@@ -32,10 +32,10 @@ def test_the_version_of_the_peer_is_known():
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [
-        ("ddpm", ddpm),
-        ("ddim", ddim),
-        ("ddim_eta", functools.partial(ddim, eta=0.7)),
-        ("dpm_solver_2m", dpm_solver_2m),
+        ("ddpm", SAMPLERS["ddpm"]),
+        ("ddim", SAMPLERS["ddim"]),
+        ("ddim_eta", DDIM(eta=0.7)),
+        ("dpm_solver_2m", SAMPLERS["dpm_solver_2m"]),
     ],
 )
 def test_paths_over_whole_steps(name, sampler, key, monkeypatch):
@@ -56,7 +56,7 @@ def test_paths_over_whole_steps(name, sampler, key, monkeypatch):
         np.testing.assert_allclose(found, path[1:], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "sampler"), [("euler", euler), ("heun", heun)])
+@pytest.mark.parametrize(("name", "sampler"), [("euler", SAMPLERS["euler"]), ("heun", Heun())])
 def test_paths_over_sigmas(name, sampler):
     """diffusers runs both on x/α over σ/α, and counts the two halves of a Heun step."""
     path, sigmas = GOLDEN[f"{name}/path"], GOLDEN[f"{name}/sigmas"]

@@ -13,6 +13,7 @@ without a label where the task is not conditional.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,19 +30,12 @@ from deeplearn.adversarial_losses import (
     zero_centered_penalty,
 )
 from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.types import Array, Aux, Batch, Mean, PyTree, Variables
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """What a task is asked to draw: `count` images, of the classes `labels` in turn."""
-
-    count: int = 64
-    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,11 @@ class Adversarial:
             raise UsageError(f"task Adversarial: unknown objective '{self.objective}'{hint}")
         if self.latent < 1:
             raise UsageError(f"task Adversarial: latent = {self.latent} must be 1 or more")
+        if self.conditional and not self.classes:
+            raise UsageError(
+                "task Adversarial: conditional=True needs classes to draw; set the field `classes`"
+                f" of {type(self.generator).__name__} to the number of labels"
+            )
         for name in ("r1", "r2", "interpolated"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(
@@ -153,20 +152,29 @@ class Adversarial:
         labels = () if label is None else (label,)
         return apply_evaluation(self.generator, player(variables, GENERATOR), z, *labels)
 
-    def sample(self, variables: Variables, rng: Array, request: ImageRequest) -> Array:
-        """`request.count` images of fresh z; `UsageError` where labels are missing or too many."""
-        if bool(request.labels) != self.conditional:
-            needs = "needs labels" if self.conditional else "takes no labels"
+    @property
+    def classes(self) -> int:
+        """How many classes can be asked for; 0 where the task is not conditional."""
+        return (getattr(self.generator, "classes", None) or 0) if self.conditional else 0
+
+    def latents(self, rng: Array, request: Request) -> Array:
+        """z ~ N(0, I): (count, latent)."""
+        return self._latents(rng, request.count)
+
+    def draw(self, variables: Variables, latents: Array, request: Request, rng: Array) -> Array:
+        """The images of latents (count, latent) in one pass; nothing else is drawn."""
+        self._require_possible(request)
+        images = _generate(self, variables, latents, request.class_of())
+        if request.shape is not None and images.shape[1:] != request.shape:
             raise UsageError(
-                f"task Adversarial: a task with conditional={self.conditional} {needs}, and the"
-                f" request has {len(request.labels)}"
+                f"task Adversarial: the generator makes images {images.shape[1:]}, and asked for"
+                f" are {request.shape}; leave out the shape"
             )
-        z = self._latents(rng, request.count)
-        if not self.conditional:
-            return self.generate(variables, z)
-        return self.generate(
-            variables, z, jnp.resize(jnp.asarray(request.labels), (request.count,))
-        )
+        return images
+
+    def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
+        """`request.count` images of fresh z; `UsageError` for what only diffusion has."""
+        return self.draw(variables, self.latents(rng, request), request, rng)
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Raises `DataError` for images that are not finite, or labels out of range."""
@@ -215,12 +223,34 @@ class Adversarial:
                 f" take a discriminator without BatchNorm or set task.{penalized[0]}=0"
             )
 
+    def _require_possible(self, request: Request) -> None:
+        asked = {
+            "guidance": request.guidance != 1,
+            "sampler": request.sampler is not None,
+            "steps": request.steps is not None,
+        }
+        for name in (name for name, given in asked.items() if given):
+            raise UsageError(
+                f"task Adversarial: {name}={getattr(request, name)} is for diffusion; a generator"
+                f" draws in one pass, leave out {name}"
+            )
+        if self.conditional and not request.labels:
+            raise UsageError(
+                "task Adversarial: with conditional=True every image has a class; give labels"
+            )
+        request.require_classes(self.classes, "task Adversarial")
+
     def _require_image(self, fake: Array, real: Array) -> None:
         if fake.shape != real.shape:
             raise UsageError(
                 f"generator {type(self.generator).__name__} makes images {fake.shape[1:]}, and the"
                 f" data are {real.shape[1:]}; set task.generator to the shape of the data"
             )
+
+
+@functools.partial(jax.jit, static_argnames="task")
+def _generate(task: Adversarial, variables: Variables, z: Array, label: Array | None) -> Array:
+    return task.generate(variables, z, label)
 
 
 def player(variables: Variables, name: str) -> dict[str, PyTree]:

@@ -3,6 +3,7 @@
 A batch holds `x` (B, …), data of the process's `data_scale`, and optionally `label` int (B,) and
 `mask` (B,). The model is called as `(x, noise_level, label=None, *, train=False) -> prediction`:
 x_t scaled to variance 1, the conditioning (B,) of its level, and the label, −1 where there is none.
+A model that reads labels has their number in a field `classes`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.losses import squared_error
-from deeplearn.processes import (
-    Process,
-    coefficients,
-    prediction_of,
-    require_prediction,
-    total_scale,
-    x0_of,
-)
-from deeplearn.sampling.diffusion import SAMPLERS, Denoise, Request, guided
+from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
+from deeplearn.processes import Process, coefficients
+from deeplearn.sampling.diffusion import SAMPLERS, Denoise
+from deeplearn.sampling.guidance import guided
+from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
@@ -37,6 +34,9 @@ SMALLEST = 1e-6
 
 NO_LABEL = -1
 """The label of an example whose class is not told; its one-hot vector is 0."""
+
+SAMPLER, STEPS = "dpm_solver_2m", 20
+"""How samples are drawn where the request does not say."""
 
 WEIGHTINGS: Mapping[str, Callable[[Array, Array], Array]] = {
     "uniform": lambda gain, snr: jnp.ones_like(gain),
@@ -55,7 +55,7 @@ ratio, at most 5 (Hang et al. 2023, arXiv:2303.09556).
 class Denoising:
     """Trains `model` to predict `prediction` of x_t at the levels that `process` draws.
 
-    `prediction` is one of `processes.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
+    `prediction` is one of `predictions.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
     `label_dropout` of the labels is withheld in training, so that the model also learns to do
     without: classifier-free guidance needs it.
     """
@@ -119,23 +119,67 @@ class Denoising:
         prediction = apply_evaluation(self.model, variables, *inputs, *_labels(batch))
         return self._means(prediction, x, noise, level, batch)
 
-    def denoiser(self, variables: Variables, label: int | None = None) -> Denoise:
-        """The model as a function x_t (B, …), level () → x0 (B, …), for one class or for any."""
+    @property
+    def classes(self) -> int:
+        """How many classes can be asked for: the field `classes` of the model; 0 without one."""
+        return getattr(self.model, "classes", None) or 0
+
+    def denoiser(self, variables: Variables, label: ArrayLike | None = None) -> Denoise:
+        """The model as a function x_t (B, …), level () → x0 (B, …).
+
+        `label` is the class, one for all or int (B,); None is any, and so is `NO_LABEL`.
+        """
 
         def denoise(x: Array, level: Array) -> Array:
             alpha, sigma = (value.astype(x.dtype) for value in self.process.alpha_sigma(level))
             size, scale = len(x), self.process.data_scale
             read = jnp.broadcast_to(self.process.conditioning(level).astype(x.dtype), (size,))
-            labels = () if label is None else (jnp.full(size, label, jnp.int32),)
+            labels = () if label is None else (jnp.broadcast_to(jnp.int32(label), (size,)),)
             scaled = x / total_scale(alpha, sigma, scale)
             prediction = apply_evaluation(self.model, variables, scaled, read, *labels)
             return x0_of(self.prediction, prediction, x, alpha, sigma, scale)
 
         return denoise
 
-    def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
+    def latents(self, rng: Array, request: Request) -> Array:
+        """The noise that sampling begins with, at variance 1: (count, *shape)."""
+        if request.shape is None:
+            raise UsageError(
+                "task Denoising: a denoiser fits many shapes; give the request that of one sample,"
+                " such as experiment.train_dataset().spec['x'].shape"
+            )
+        return jax.random.normal(rng, (request.count, *request.shape))
+
+    def draw(self, variables: Variables, latents: Array, request: Request, rng: Array) -> Array:
         """Samples (count, …) fp32 in the unit of the data, one compiled scan."""
-        return _sample(self, variables, rng, request)
+        return self._drawn(variables, latents, request, rng, path=False)
+
+    def path(self, variables: Variables, latents: Array, request: Request, rng: Array) -> Array:
+        """x_t behind every step (steps, count, …), brought to the scale of the data."""
+        return self._drawn(variables, latents, request, rng, path=True)
+
+    def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
+        """`draw` of fresh latents; by DPM-Solver++(2M) in 20 steps where nothing else is asked."""
+        latents_rng, step_rng = jax.random.split(rng)
+        return self.draw(variables, self.latents(latents_rng, request), request, step_rng)
+
+    def _drawn(
+        self, variables: Variables, latents: Array, request: Request, rng: Array, path: bool
+    ) -> Array:
+        self._require_possible(request)
+        sampler, steps = request.sampler or SAMPLER, request.steps or STEPS
+        labels = request.class_of()
+        return _draw(self, sampler, steps, request.guidance, path, variables, latents, labels, rng)
+
+    def _require_possible(self, request: Request) -> None:
+        request.require_classes(self.classes, "task Denoising")
+        if self.label_dropout or not self.classes:
+            return
+        where = "task Denoising: with label_dropout=0 the model has learned nothing without a label"
+        if not request.labels:
+            raise UsageError(f"{where}; give labels")
+        if request.guidance != 1:
+            raise UsageError(f"{where}, which guidance={request.guidance} needs; leave it at 1")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Raises `DataError` for data that are not finite or labels that are no class."""
@@ -184,14 +228,26 @@ def _fingerprint(x: Array) -> Array:
     return (mixed ^ (mixed >> 13)).sum(1, dtype=jnp.uint32)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "request"))
-def _sample(task: Denoising, variables: Variables, rng: Array, request: Request) -> Array:
-    noise_rng, step_rng = jax.random.split(rng)
-    process = task.process
+@functools.partial(jax.jit, static_argnames=("task", "sampler", "steps", "guidance", "path"))
+def _draw(
+    task: Denoising,
+    sampler: str,
+    steps: int,
+    guidance: float,
+    path: bool,
+    variables: Variables,
+    latents: Array,
+    labels: Array | None,
+    rng: Array,
+) -> Array:
+    process, levels = task.process, task.process.grid(steps)
     _, sigma = process.alpha_sigma(process.noisiest)
-    x = sigma * jax.random.normal(noise_rng, (request.count, *request.shape))
-    denoise = task.denoiser(variables, request.label)
-    if request.guidance != 1:
-        denoise = guided(denoise, task.denoiser(variables, NO_LABEL), request.guidance)
-    sampler: Any = SAMPLERS[request.sampler]
-    return sampler(process, denoise, x, process.grid(request.steps), step_rng)
+    denoise = task.denoiser(variables, labels)
+    if guidance != 1:
+        denoise = guided(denoise, task.denoiser(variables, NO_LABEL), guidance)
+    x = SAMPLERS[sampler](process, denoise, sigma * latents, levels, rng, path=path)
+    if not path:
+        return x
+    alpha, sigma = process.alpha_sigma(levels[1:])
+    scale = task.process.data_scale / total_scale(alpha, sigma, task.process.data_scale)
+    return x * scale.astype(x.dtype).reshape(-1, *(1,) * latents.ndim)

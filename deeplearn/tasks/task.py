@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from deeplearn.sampling.images import Request
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
 
 
@@ -36,4 +37,29 @@ class Task(Protocol):
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Raises `DataError` where a host batch holds values the loss would silently misread."""
+        ...
+
+
+@runtime_checkable
+class Generative(Task, Protocol):
+    """A task whose model makes examples out of latents ~ N(0, I): `sample` is the two in a row."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes can be asked for; 0 where there are none."""
+        ...
+
+    def latents(self, rng: Array, request: Request) -> Array:
+        """The latents (count, …) of a request; any others of their shape may be drawn as well."""
+        ...
+
+    def draw(self, variables: Variables, latents: Array, request: Request, rng: Array) -> Array:
+        """The examples (count, …) fp32 of latents; `rng` is for what is drawn on the way."""
+        ...
+
+    def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
+        """Fresh examples (count, …) fp32, in the unit of the data.
+
+        Raises `UsageError` for a request that this task or its model cannot fulfil.
+        """
         ...

@@ -1,0 +1,235 @@
+"""How good the images of a generative run are, in the features of one classifier, by another.
+
+    python -m benchmarks.generation --workdir=RUN --features=CLASSIFIER_RUN --judge=OTHER_RUN
+
+Writes benchmarks/results/generation_NAME.json, NAME being the experiment. Against the test set
+stand `--count` samples, as many training images (the floor that a perfect model reaches), training
+images blurred by a Gaussian of 1 pixel, the mean of each class with noise of its deviation, and
+what the untrained model draws. The judge, a classifier of another architecture and seed, says how
+often a sample is taken for the class that was asked for. Of a diffusion model DPM-Solver++(2M) of
+few steps is held against DDIM of 250. Images are compared on [0, 1], cut there.
+
+Name the classifiers by their hashes wherever a number is quoted: it means nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.quality import bootstrap_accuracy
+from deeplearn.data.dataset import Source
+from deeplearn.data.pixels import PixelRange
+from deeplearn.errors import Error, UsageError
+from deeplearn.features import Features
+from deeplearn.generation import generate, overview
+from deeplearn.generative_metrics import (
+    Estimate,
+    frechet_distance,
+    kernel_distance,
+    support,
+    support_by_class,
+)
+from deeplearn.program import Program
+from deeplearn.report.receipt import cpu, devices, state_sha256, versions, write_json
+from deeplearn.sampling.images import Request
+from deeplearn.step import evaluation_variables
+from deeplearn.train import Run, load
+from deeplearn.types import Variables
+
+RESULTS = Path(__file__).parent / "results"
+SOLVER_COUNT = 2000
+FEW_STEPS, MANY_STEPS = (15, 20), 250
+
+
+class Images:
+    """The images of a run's data and model, on [0, 1], with their labels."""
+
+    def __init__(self, run: Run, count: int):
+        if "test" not in run.experiment.evaluation:
+            raise UsageError(
+                f"{run.workdir}: its experiment has no test set to compare with; name another run"
+            )
+        self.run, self.count = run, count
+        self._range = PixelRange.of(run.experiment.train)
+        self.test, self.test_label = self._read(run.experiment.evaluation["test"], None)
+        self.train, self.train_label = self._read(run.experiment.train, count)
+
+    def _read(self, source: Source, count: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """All images of a source, or `count` at random."""
+        indices = np.random.default_rng(0).permutation(len(source))[:count]
+        examples = source.gather(indices)
+        return self._range.unit(examples["x"]), examples.get("label")
+
+    def draw(self, variables: Variables, request: Request, seed: int = 0) -> np.ndarray:
+        """What the model draws with these variables."""
+        x = generate(self.run.experiment, variables, request, jax.random.key(seed))
+        return self._range.unit(x)
+
+    def references(self, request: Request) -> dict[str, np.ndarray]:
+        """Name → images that are as good as can be, and some that are not good."""
+        untrained = evaluation_variables(Program(self.run.experiment).init())
+        found = {"training images": self.train, "blurred": blurred(self.train)}
+        if self.train_label is not None:
+            found["class means with noise"] = noisy_means(self.train, self.train_label)
+        return {**found, "untrained model": self.draw(untrained, request)}
+
+
+def blurred(images: np.ndarray, deviation: float = 1.0) -> np.ndarray:
+    """Images (N, Y, X, C) under a Gaussian of so many pixels; borders are repeated."""
+    reach = math.ceil(3 * deviation)
+    weights = np.exp(-((np.arange(-reach, reach + 1) / deviation) ** 2) / 2)
+    weights /= weights.sum()
+    for axis in (1, 2):
+        padding = [(reach, reach) if each == axis else (0, 0) for each in range(4)]
+        padded = np.pad(images, padding, mode="edge")
+        size = images.shape[axis]
+        images = sum(
+            weight * padded.take(range(shift, shift + size), axis)
+            for shift, weight in enumerate(weights)
+        )
+    return images
+
+
+def noisy_means(images: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The mean of each image's class with independent noise of its pixels' deviation, cut."""
+    noise = np.random.default_rng(0).standard_normal(images.shape)
+    found = np.empty(images.shape)
+    for each in np.unique(label):
+        mine = label == each
+        found[mine] = images[mine].mean(axis=0) + noise[mine] * images[mine].std(axis=0)
+    return np.clip(found, 0, 1)
+
+
+def measure(run: Run, features: Features, judge: Features, request: Request) -> dict[str, Any]:
+    """Everything that is told of a run; `request` says how many images, and how drawn."""
+    if features.sha256 == judge.sha256:
+        raise UsageError("the judge is the classifier of the features; name another run for one")
+    images = Images(run, request.count)
+    variables = evaluation_variables(run.state)
+    samples = images.draw(variables, request)
+    real = features(images.test)
+    found: dict[str, Any] = {
+        "experiment": run.experiment.name,
+        "date": datetime.date.today().isoformat(),
+        "state_sha256": state_sha256(run.state),
+        "request": dataclasses.asdict(request),
+        "test images": len(real),
+        "features": {**described(features), "width": real.shape[1]},
+        "judge": described(judge),
+        "distances": {"samples": distances(real, features(samples))},
+    }
+    for name, x in images.references(request).items():
+        found["distances"][name] = distances(real, features(x))
+    floor = found["distances"]["training images"]["frechet"]
+    found["frechet over floor"] = found["distances"]["samples"]["frechet"] / floor
+    if (label := request.class_of()) is not None:
+        found["recognized"] = recognized(judge.labels(samples), label)
+        found["support by class"] = {
+            each: value._asdict()
+            for each, value in support_by_class(
+                real, images.test_label, features(samples), label
+            ).items()
+        }
+    if hasattr(run.experiment.task, "path"):
+        found["solvers"] = solvers(images, features, real, variables, request)
+    return {**found, "versions": versions(), "devices": devices(), "cpu": cpu()}
+
+
+def described(classifier: Features) -> dict[str, Any]:
+    """The name of a classifier, its hash, and what it reached on its own test set."""
+    return {
+        "name": classifier.name,
+        "sha256": classifier.sha256,
+        "test_accuracy": classifier.metrics.get("test", {}).get("accuracy"),
+    }
+
+
+def distances(real: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Of two sets of features: both distances, and how the supports overlap."""
+    return {
+        "frechet": frechet_distance(real, other),
+        "kernel": kernel_distance(real, other)._asdict(),
+        "support": support(real, other)._asdict(),
+    }
+
+
+def recognized(found: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
+    """The share of samples that are taken for the class asked for, with its 95 % interval."""
+    hits = found == asked
+    return {
+        "share": float(hits.mean()),
+        "bootstrap_95": bootstrap_accuracy(float(hits.mean()), len(hits)),
+        "by class": {int(each): float(hits[asked == each].mean()) for each in np.unique(asked)},
+    }
+
+
+def solvers(
+    images: Images, features: Features, real: np.ndarray, variables: Variables, request: Request
+) -> dict[str, Any]:
+    """The kernel distance of a fast solver's samples to the data, against that of DDIM.
+
+    Every solver begins with noise of its own, so that its samples are independent of the others'.
+    `difference` is that of the two distances, and its error holds both as independent, which is too
+    large: the data are the same. `between` is the distance of the two sets of samples.
+    """
+
+    def drawn(sampler: str, steps: int, seed: int) -> tuple[np.ndarray, Estimate]:
+        asked = dataclasses.replace(request, count=SOLVER_COUNT, sampler=sampler, steps=steps)
+        x = features(images.draw(variables, asked, seed))
+        return x, kernel_distance(real, x)
+
+    slow, slow_kernel = drawn("ddim", MANY_STEPS, 1)
+    found: dict[str, Any] = {"count": SOLVER_COUNT, f"ddim {MANY_STEPS}": slow_kernel._asdict()}
+    for seed, steps in enumerate(FEW_STEPS, start=2):
+        fast, kernel = drawn("dpm_solver_2m", steps, seed)
+        difference = kernel.value - slow_kernel.value
+        error = math.hypot(kernel.standard_error, slow_kernel.standard_error)
+        found[f"dpm_solver_2m {steps}"] = {
+            **kernel._asdict(),
+            "difference": Estimate(difference, error)._asdict(),
+            "between": kernel_distance(slow, fast)._asdict(),
+            "within two standard errors": abs(difference) <= 2 * error,
+        }
+    return found
+
+
+def main() -> int:
+    """Measures one run and writes its result; returns the exit code."""
+    parser = argparse.ArgumentParser(description="quality of generated images")
+    parser.add_argument("--workdir", required=True, help="the run of a generative model")
+    parser.add_argument("--features", required=True, help="the run whose features are compared")
+    parser.add_argument("--judge", required=True, help="the run that says the classes")
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--sampler")
+    parser.add_argument("--steps", type=int)
+    flags = parser.parse_args()
+    options = {name: getattr(flags, name) for name in ("count", "guidance", "sampler", "steps")}
+    try:
+        run = load(flags.workdir)
+        features, judge = Features(load(flags.features)), Features(load(flags.judge))
+        request = dataclasses.replace(overview(run.experiment), **options)
+        result = measure(run, features, judge, request)
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"generation_{run.experiment.name}.json"
+    write_json(path, result)
+    for name, found in result["distances"].items():
+        print(f"{name:<24} {found['frechet']:10.4f}")
+    print(f"{path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

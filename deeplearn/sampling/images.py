@@ -1,0 +1,71 @@
+"""What a task that generates is asked for: images, clips, or points in the plane."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.sampling.diffusion import SAMPLERS
+from deeplearn.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """`count` samples of the classes `labels` in turn, or without labels of any class.
+
+    `shape` is that of one sample (no axis B): a denoiser fits many and needs it, a generator has
+    its own. `guidance`, `sampler` (one of `diffusion.SAMPLERS`) and `steps` are for diffusion; None
+    leaves the choice to the task. Raises `UsageError` for a field that cannot work anywhere.
+    """
+
+    count: int = 64
+    labels: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
+    guidance: float = 1.0
+    sampler: str | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            hint = did_you_mean(self.sampler, SAMPLERS)
+            raise UsageError(f"sampling: unknown sampler '{self.sampler}'{hint}")
+        for name in ("count", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"sampling: {name}={value} must be 1 or more")
+        if not math.isfinite(self.guidance):
+            raise UsageError(f"sampling: guidance={self.guidance} must be finite")
+        if self.guidance != 1 and not self.labels:
+            raise UsageError(f"sampling: guidance={self.guidance} needs a label to guide towards")
+
+    def require_classes(self, classes: int, where: str) -> None:
+        """Raises `UsageError` where a label is none of `classes`; 0 is a model without labels."""
+        wrong = [label for label in self.labels if not 0 <= label < classes]
+        if wrong and not classes:
+            raise UsageError(f"{where}: its model knows no classes; leave out the label {wrong[0]}")
+        if wrong:
+            raise UsageError(f"{where}: the label {wrong[0]} is outside [0, {classes - 1}]")
+
+    def class_of(self) -> np.ndarray | None:
+        """The label int32 (count,) of every sample; None without labels."""
+        return np.resize(np.array(self.labels, np.int32), self.count) if self.labels else None
+
+    def part(self, start: int, stop: int) -> Request:
+        """The request for the samples [start, stop) of this one, which may go on beyond its end."""
+        classes = dataclasses.replace(self, count=stop).class_of()
+        labels = self.labels if classes is None else tuple(map(int, classes[start:]))
+        return dataclasses.replace(self, count=stop - start, labels=labels)
+
+
+def interpolate(first: Array, last: Array, steps: int) -> Array:
+    """`steps` latents on the way from each of `first` (B, …) to its `last`: (B, steps, …).
+
+    On a quarter of an ellipse, cos·first + sin·last, and not on the straight line: where both ends
+    are independent draws of N(0, I), so is every point between.
+    """
+    angle = jnp.linspace(0, jnp.pi / 2, steps).reshape(1, -1, *(1,) * (first.ndim - 1))
+    return jnp.cos(angle) * first[:, None] + jnp.sin(angle) * last[:, None]

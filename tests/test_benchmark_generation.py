@@ -1,0 +1,118 @@
+"""The measure of generated images: its references, and what it says of good and of bad models."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import generators
+import numpy as np
+import pytest
+from families import images
+
+from benchmarks import generation
+from deeplearn import Experiment, Run, train
+from deeplearn.errors import UsageError
+from deeplearn.features import Features
+from deeplearn.generation import overview
+from deeplearn.models.mlp import MLP
+from deeplearn.optimizers import Adam
+from deeplearn.tasks.classification import Classification
+
+DATA, TEST = images(60, 8), images(40, 8)
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory) -> tuple[Features, Features]:
+    """Two perceptrons of one layer that tell the three classes."""
+
+    def trained(width):
+        task = Classification(MLP(hidden=(width,), outputs=3))
+        fields = {"batch_size": 20, "steps_per_call": 30, "log_every": 60, "evaluate_every": 60}
+        data = {"test": TEST}
+        experiment = Experiment(
+            f"mlp{width}", task, DATA, Adam(0.01), 60, data, save_every=60, **fields
+        )
+        return Features(train(experiment, tmp_path_factory.mktemp("classifier")))
+
+    return trained(16), trained(12)
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory) -> Run:
+    experiment = generators.diffusion(
+        steps=800, steps_per_call=100, log_every=800, evaluate_every=800, save_every=800
+    )
+    return train(experiment, tmp_path_factory.mktemp("diffusion"))
+
+
+@pytest.fixture(scope="module")
+def result(diffusion, classifiers):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "SOLVER_COUNT", 60)
+        patch.setattr(generation, "MANY_STEPS", 60)
+        request = dataclasses.replace(overview(diffusion.experiment), count=60)
+        return generation.measure(diffusion, *classifiers, request)
+
+
+def test_training_images_are_the_floor_and_the_rest_lies_above(result):
+    found = {name: each["frechet"] for name, each in result["distances"].items()}
+    assert found["training images"] < found["samples"] < found["untrained model"]
+    assert found["training images"] < found["class means with noise"]
+    assert found["training images"] < found["blurred"]
+    assert result["frechet over floor"] > 1
+
+
+def test_the_judge_recognizes_the_classes_that_were_asked_for(result):
+    share = result["recognized"]["share"]
+    assert 0.8 < share <= 1 and set(result["recognized"]["by class"]) == {0, 1, 2}
+    assert np.mean(list(result["recognized"]["by class"].values())) == pytest.approx(share)
+    wrong = generation.recognized(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]))
+    assert wrong["share"] == 0.5 and wrong["by class"] == {0: 0.5, 1: 1.0, 2: 0.0}
+
+
+def test_every_number_stands_beside_the_names_of_the_classifiers(result, classifiers):
+    for role, classifier in zip(("features", "judge"), classifiers, strict=True):
+        assert result[role]["sha256"] == classifier.sha256
+        assert result[role]["test_accuracy"] > 0.9
+    assert result["features"]["width"] == 16
+
+
+def test_a_fast_solver_is_held_against_a_slow_one(result):
+    found = result["solvers"]
+    assert set(found) == {"count", "ddim 60", "dpm_solver_2m 15", "dpm_solver_2m 20"}
+    for steps in (15, 20):
+        each = found[f"dpm_solver_2m {steps}"]
+        value, error = each["difference"]["value"], each["difference"]["standard_error"]
+        assert value == pytest.approx(each["value"] - found["ddim 60"]["value"])
+        assert each["within two standard errors"] == (abs(value) <= 2 * error)
+
+
+def test_a_judge_of_the_same_state_is_refused(diffusion, classifiers):
+    with pytest.raises(UsageError, match="name another run for one"):
+        generation.measure(
+            diffusion, classifiers[0], classifiers[0], overview(diffusion.experiment)
+        )
+
+
+def test_a_blur_spreads_a_point_as_a_gaussian_and_keeps_what_is_even():
+    point = np.zeros((1, 21, 21, 1))
+    point[0, 10, 10] = 1
+    found = generation.blurred(point, 2.0)[0, :, :, 0]
+    places = np.arange(21) - 10
+    assert found.sum() == pytest.approx(1)
+    assert (found.sum(axis=0) * places**2).sum() == pytest.approx(4, rel=0.03)
+    np.testing.assert_allclose(found, found.T)
+    np.testing.assert_allclose(generation.blurred(np.full((1, 9, 9, 1), 0.3)), 0.3)
+
+
+def test_noisy_means_have_the_moments_of_their_class():
+    label = np.repeat([0, 1], 4000)
+    rng = np.random.default_rng(0)
+    x = np.where(label[:, None, None, None] == 0, 0.3, 0.6) + 0.05 * rng.normal(
+        size=(8000, 2, 2, 1)
+    )
+    found = generation.noisy_means(x, label)
+    for each in (0, 1):
+        mine, true = found[label == each], x[label == each]
+        np.testing.assert_allclose(mine.mean(axis=0), true.mean(axis=0), atol=0.005)
+        np.testing.assert_allclose(mine.std(axis=0), 0.05, atol=0.005)

@@ -1,0 +1,184 @@
+"""Samples in batches, interpolations and paths, and the pictures that a run leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import generators
+import jax
+import numpy as np
+import pytest
+from test_train import At, terminate
+
+import deeplearn
+from deeplearn import Run, train
+from deeplearn.data.gaussians import Gaussians
+from deeplearn.errors import Preempted, UsageError
+from deeplearn.generation import columns, denoising_path, generate, interpolations, overview
+from deeplearn.models.denoiser import MLPDenoiser
+from deeplearn.processes import VarianceExploding
+from deeplearn.report.images import Gallery
+from deeplearn.report.receipt import state_sha256
+from deeplearn.sampling.images import Request
+from deeplearn.step import evaluation_variables
+from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.denoising import Denoising
+from experiments import launch
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory) -> Run:
+    return train(generators.diffusion(), tmp_path_factory.mktemp("diffusion"))
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory) -> Run:
+    return train(generators.gan(), tmp_path_factory.mktemp("gan"))
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory) -> Run:
+    task = Denoising(MLPDenoiser(8, 1, classes=8), VarianceExploding())
+    experiment = generators.diffusion(steps=2)
+    data = Gaussians("ring", 50)
+    experiment = dataclasses.replace(experiment, task=task, train=data, evaluation={})
+    return train(experiment, tmp_path_factory.mktemp("points"))
+
+
+def drawn_by(run):
+    return run.experiment, evaluation_variables(run.state)
+
+
+def test_a_large_number_is_drawn_in_batches_with_the_classes_in_turn(gan, key):
+    """45 in batches of 20: labels go on across their borders, and every batch has its own noise."""
+    experiment, variables = drawn_by(gan)
+    calls = []
+
+    class Counting(type(experiment.task)):
+        def sample(self, variables, rng, request):
+            calls.append(request)
+            return super().sample(variables, rng, request)
+
+    fields = {f.name: getattr(experiment.task, f.name) for f in dataclasses.fields(experiment.task)}
+    counted = dataclasses.replace(experiment, task=Counting(**fields))
+    x = generate(counted, variables, Request(45, labels=(2, 0, 1, 1)), key)
+    assert x.shape == (45, 8, 8, 1) and x.dtype == np.float32
+    assert [request.count for request in calls] == [20, 20, 20]
+    labels = np.concatenate([request.class_of() for request in calls])[:45]
+    np.testing.assert_array_equal(labels, np.resize([2, 0, 1, 1], 45))
+    assert len(np.unique(x.reshape(45, -1), axis=0)) == 45
+    np.testing.assert_array_equal(x, generate(counted, variables, Request(45, (2, 0, 1, 1)), key))
+
+
+@pytest.mark.parametrize("name", ["gan", "diffusion"])
+def test_a_row_of_interpolations_goes_from_one_sample_to_another(name, request, key):
+    experiment, variables = drawn_by(request.getfixturevalue(name))
+    x = interpolations(experiment, variables, overview(experiment), key)
+    assert x.shape == (8, 8, 8, 8, 1)
+    steps = np.abs(np.diff(x, axis=1)).mean(axis=(2, 3, 4))
+    whole = np.abs(x[:, -1] - x[:, 0]).mean(axis=(1, 2, 3))
+    assert (steps.max(axis=1) < 0.6 * whole).all()
+
+
+def test_a_path_ends_in_what_diffusion_draws(diffusion, key):
+    experiment, variables = drawn_by(diffusion)
+    request = Request(6, labels=(0, 1), steps=5, shape=(8, 8, 1))
+    path = denoising_path(experiment, variables, request, key)
+    assert path.shape == (5, 6, 8, 8, 1)
+    last = experiment.task.sample(variables, key, request)
+    np.testing.assert_allclose(path[-1], last, rtol=1e-4, atol=1e-5)
+
+
+def test_an_overview_has_a_column_for_each_class_unless_they_are_many(gan):
+    request = overview(gan.experiment)
+    assert (request.count, request.labels, columns(request)) == (24, (0, 1, 2), 3)
+    found = [columns(Request(labels=tuple(range(classes)))) for classes in (0, 1, 10, 17, 1000)]
+    assert found == [8, 8, 10, 8, 8]
+
+
+def test_a_classifier_draws_nothing(gan, key):
+    wrong = dataclasses.replace(gan.experiment, task=Classification(generators.Painter()))
+    with pytest.raises(UsageError, match="its task Classification draws no examples"):
+        generate(wrong, {}, Request(2), key)
+
+
+def test_pictures_are_drawn_at_every_evaluation_and_change_nothing(
+    diffusion, tmp_path, monkeypatch
+):
+    """A run that draws nothing up to step 2, stops there, and goes on drawing: the same bits."""
+    samples = diffusion.workdir / "samples"
+    assert {path.name for path in samples.iterdir()} == {"step_00000002.png", "step_00000004.png"}
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(Gallery, "can_show", staticmethod(lambda source: False))
+        train(diffusion.experiment, tmp_path, hooks=[At(2, terminate)])
+    assert not (tmp_path / "samples").exists()
+    resumed = train(diffusion.experiment, tmp_path)
+    assert state_sha256(resumed.state) == state_sha256(diffusion.state)
+    for name in ("metrics.jsonl", "samples/step_00000004.png"):
+        assert (tmp_path / name).read_bytes() == (diffusion.workdir / name).read_bytes()
+    assert (samples / "step_00000002.png").read_bytes() != (
+        samples / "step_00000004.png"
+    ).read_bytes()
+
+
+def test_pictures_of_two_states_are_of_the_same_noise(diffusion):
+    """Nothing is learned between the two: only the picture of another noise would differ."""
+    experiment, variables = drawn_by(diffusion)
+    x = generate(experiment, variables, overview(experiment), jax.random.key(0))
+    path = Gallery(experiment.train, diffusion.workdir / "again").save("same", x, 3)
+    assert path.read_bytes() == (diffusion.workdir / "samples/step_00000004.png").read_bytes()
+
+
+@pytest.fixture
+def sample(monkeypatch, capsys):
+    """A function that samples from a run: run, flags → (exit code, stdout, stderr)."""
+
+    def sample(run: Run, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(deeplearn, "load", lambda workdir: run)
+        monkeypatch.setattr(sys, "argv", ["launch", "sample", "--workdir=x", *words])
+        return launch.main(), *capsys.readouterr()
+
+    return sample
+
+
+def test_samples_of_a_gan_are_written_and_named(gan, sample):
+    code, out, err = sample(gan)
+    samples = gan.workdir / "samples"
+    assert (code, err) == (0, "")
+    assert out.split() == [str(samples / "samples.png"), str(samples / "interpolation.png")]
+    first = (samples / "samples.png").read_bytes()
+    sample(gan, "--seed=3", "--label=1", "--count=5")
+    other = samples / "samples_count=5_label=1_seed=3.png"
+    assert other.read_bytes() != first == (samples / "samples.png").read_bytes()
+
+
+def test_samples_of_diffusion_come_with_the_way_there(diffusion, sample):
+    words = ("--steps=3", "--sampler=heun", "--guidance=2", "--label=0", "--count=4")
+    code, out, err = sample(diffusion, *words)
+    suffix = "_count=4_label=0_guidance=2.0_sampler=heun_steps=3"
+    names = (f"samples{suffix}.png", f"interpolation{suffix}.png", f"denoising{suffix}.gif")
+    assert (code, err) == (0, "")
+    assert out.split() == [str(diffusion.workdir / "samples" / name) for name in names]
+
+
+def test_points_are_drawn_as_points(points, sample):
+    code, out, err = sample(points, "--steps=3")
+    names = ("samples_steps=3.png", "denoising_steps=3.gif")
+    assert (code, err) == (0, "")
+    assert out.split() == [str(points.workdir / "samples" / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "wanted"),
+    [
+        ("gan", ["--guidance=2"], "guidance=2.0 is for diffusion"),
+        ("gan", ["--label=3"], "label 3 is outside [0, 2]"),
+        ("gan", ["--prompt=a"], "no use for --prompt: the task of this run is Adversarial"),
+        ("diffusion", ["--sampler=hoin"], "unknown sampler 'hoin'"),
+        ("diffusion", ["--steps=0"], "steps=0 must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(name, words, wanted, request, sample):
+    code, out, err = sample(request.getfixturevalue(name), *words)
+    assert code == 2 and not out and wanted in err and err.count("\n") == 1
