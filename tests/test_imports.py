@@ -66,7 +66,16 @@ FORBIDDEN = {
 }
 PEERS = {"keras", "tensorflow", "torch", "torchvision", "transformers"}
 # Together they take seconds to import, and accelerator images often lack some of them.
-LAZY = {"grain", "orbax", "rich", "sacrebleu", "sklearn", "tensorflow_datasets", "tokenizers"}
+LAZY = {
+    "fontTools",
+    "grain",
+    "orbax",
+    "rich",
+    "sacrebleu",
+    "sklearn",
+    "tensorflow_datasets",
+    "tokenizers",
+}
 BUILDERS = "deeplearn.data.builders"
 
 
