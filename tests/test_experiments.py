@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import sys
 
 import pytest
 import tensorflow_datasets as tfds
@@ -182,7 +183,8 @@ def once(function):
 def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     # Compiling takes most of the time, and the three runs have one program.
     monkeypatch.setattr(Program, "compile", once(Program.compile))
-    monkeypatch.setattr("deeplearn.train.Evaluator", once(Evaluator))
+    # The module, whose name in the package is that of its function.
+    monkeypatch.setattr(sys.modules[train.__module__], "Evaluator", once(Evaluator))
     changes = [*COMMON, *SHRUNK[name]]
     # The players of a GAN have a schedule each.
     if getattr(getattr(source(name).optimizer, "schedule", None), "warmup", 0):
