@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deeplearn.errors import UsageError
-from deeplearn.models.denoiser import MLPDenoiser, fourier_features
+from deeplearn.layers.conditioning import fourier_features
+from deeplearn.models.denoiser import MLPDenoiser
 
 X, LEVEL, LABEL = jnp.ones((4, 3)), jnp.linspace(0.1, 0.9, 4), jnp.asarray([0, 1, 2, -1])
 
@@ -62,6 +63,7 @@ def test_fourier_features_tell_levels_apart():
     [
         ({"width": 7}, "width=7 of MLPDenoiser must be an even number"),
         ({"depth": -1}, "depth=-1 .* must be 0 or more"),
+        ({"classes": -1}, "classes=-1 .* must be 0 or more"),
         ({"classes": 0}, "was given labels, but has classes=0"),
     ],
 )

@@ -42,6 +42,13 @@ SMALL_TEXT = [
     ),
 ]
 SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
+SMALL_UNET = [
+    "task.model.channels=4",
+    "task.model.multipliers=(1,)",
+    "task.model.attention=()",
+    "train.split=train[:64]",
+    "evaluation.test.split=test[:16]",
+]
 SHORT_TEXT = [
     "task.model.repeats=1",
     "train.length=16",
@@ -73,7 +80,9 @@ SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "diffusion_fashion_mnist": SMALL_UNET,
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
+    "flow_fashion_mnist": SMALL_UNET,
     "gan_gaussians": [
         "task.generator.hidden=(8,)",
         "task.discriminator.hidden=(8,)",

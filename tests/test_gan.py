@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from deeplearn.errors import UsageError
+from deeplearn.layers.pooling import upsample
 from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
-from deeplearn.models.gan import MLPDiscriminator, MLPGenerator, upsample
+from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
 from deeplearn.models.r3gan import R3GANDiscriminator, R3GANGenerator
 
 CLASSES, LATENT = 3, 5

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.normalization import BatchNorm, LayerNorm, normalization
+from deeplearn.layers.normalization import BatchNorm, GroupNorm, LayerNorm, normalization
 
 STATS = {"mean": jnp.arange(3.0), "var": jnp.array([1.0, 2.0, 3.0])}
 PARAMS = {"scale": jnp.array([1.0, -2.0, 0.5]), "bias": jnp.array([0.1, 0.2, 0.3])}
@@ -54,6 +54,19 @@ def test_batch_norm_of_constants_is_finite(key):
     x = jnp.broadcast_to(jnp.linspace(0.1, 1000, 256), (60, 256))
     y, _ = BatchNorm().init_with_output(key, x, train=True)
     assert jnp.isfinite(y).all()
+
+
+def test_group_norm_equals_flax(key):
+    x = 2 + 3 * normal(4, 5, 2, 6)
+    params = {"scale": jnp.linspace(0.5, 2, 6), "bias": jnp.linspace(-1, 1, 6)}
+
+    def run(layer):
+        loss = lambda p, x: jnp.sin(layer.apply({"params": p}, x)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+
+    assert_close(run(GroupNorm(3)), run(nn.GroupNorm(3, epsilon=1e-5)))
+    with pytest.raises(UsageError, match="groups=4 does not divide the 6 channels"):
+        GroupNorm(4).init(key, x)
 
 
 def test_layer_norm_equals_flax():

@@ -90,6 +90,43 @@ class RMSNorm(nn.Module):
         return (x * jnp.broadcast_to(scale, x.shape)).astype(dtype)
 
 
+class GroupNorm(nn.Module):
+    """Each group of channels less its mean, over its deviation: (B, …, C) → (B, …, C).
+
+    A group is C / `groups` neighbouring channels of one example at all places. Parameters `scale`
+    and `bias` (C,). Raises `UsageError` where `groups` does not divide C. Wu & He 2018
+    (arXiv:1803.08494).
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        del train  # the same in training; the argument makes the layers interchangeable
+        dtype, (batch, channels) = compute_dtype(self.dtype), (len(x), x.shape[-1])
+        if self.groups < 1 or channels % self.groups:
+            raise UsageError(
+                f"GroupNorm: groups={self.groups} does not divide the {channels} channels"
+            )
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        rows = x.reshape(batch, -1, channels).astype(jnp.float32)
+
+        def per_channel(moment: Array) -> Array:
+            """The mean over each group of (B, C), repeated for its channels."""
+            mean = moment.reshape(batch, self.groups, -1).mean(-1)
+            return jnp.repeat(mean, channels // self.groups, axis=1)
+
+        mean = per_channel(rows.mean(1))
+        var = jnp.maximum(per_channel(jnp.square(rows).mean(1)) - jnp.square(mean), 0.0)
+        # One multiply-add, as in BatchNorm.
+        gain = scale[None] * lax.rsqrt(var + self.epsilon)
+        shift = bias[None] - mean * gain
+        return (rows * gain[:, None] + shift[:, None]).astype(dtype).reshape(x.shape)
+
+
 _TABLE = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 
 

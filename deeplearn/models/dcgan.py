@@ -27,8 +27,9 @@ from deeplearn.errors import UsageError
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import BatchNorm
+from deeplearn.layers.pooling import upsample
 from deeplearn.layers.spectral_norm import SpectralConv
-from deeplearn.models.gan import Projection, coarsest, upsample, with_label
+from deeplearn.models.gan import Projection, coarsest, with_label
 from deeplearn.types import Array
 
 _KERNEL = nn.initializers.normal(0.02)

@@ -5,31 +5,26 @@
     h_l = h_{l-1} + W_l φ(norm(h_{l-1}) + U_l φ(e))
     y   = W φ(norm(h_L))
 
-Fourier features of the level: Vaswani et al. 2017 and Tancik et al. 2020 (arXiv:2006.10739). The
-class vector of label −1, or without a label, is 0. Initializer: He normal or Glorot uniform by the
-activation; W is 0, so that an untrained network predicts 0. Weight decay leaves out the leaves
+The class vector of label −1, or without a label, is 0. Initializer: He normal or Glorot uniform by
+the activation; W is 0, so that an untrained network predicts 0. Weight decay leaves out the leaves
 `bias` and `scale`.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.activation import activation, kernel_initializer
+from deeplearn.layers.conditioning import (
+    class_vectors,
+    fourier_features,
+    require_conditioning,
+)
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import normalization
 from deeplearn.types import Array
-
-
-def fourier_features(level: Array, width: int) -> Array:
-    """Sines and cosines (B, width) of levels (B,) of order 1, at periods from 8 down to 1/32."""
-    frequencies = 2 * np.pi * np.geomspace(1 / 8, 32, width // 2)
-    angles = level[:, None] * jnp.asarray(frequencies, level.dtype)[None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class MLPDenoiser(nn.Module):
@@ -49,7 +44,9 @@ class MLPDenoiser(nn.Module):
     def __call__(
         self, x: Array, noise_level: Array, label: Array | None = None, *, train: bool = False
     ) -> Array:
-        self._check(label)
+        require_conditioning("MLPDenoiser", "width", self.width, self.classes, label)
+        if self.depth < 0:
+            raise UsageError(f"depth={self.depth} of MLPDenoiser must be 0 or more")
         phi, init = activation(self.activation), kernel_initializer(self.activation)
 
         def dense(features: int, name: str) -> Dense:
@@ -62,7 +59,7 @@ class MLPDenoiser(nn.Module):
         if self.classes:
             table = self.param("classes", nn.initializers.normal(1.0), (self.classes, self.width))
             if label is not None:
-                e = e + jax.nn.one_hot(label, self.classes, dtype=e.dtype) @ table.astype(e.dtype)
+                e = e + class_vectors(table.astype(e.dtype), label)
         e = phi(e)
         h = dense(self.width, "input")(x)
         for number in range(self.depth):
@@ -73,15 +70,3 @@ class MLPDenoiser(nn.Module):
         zeros = nn.initializers.zeros_init()
         output = Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="output")
         return output(h).astype(jnp.float32)
-
-    def _check(self, label: Array | None) -> None:
-        if self.width < 2 or self.width % 2:
-            raise UsageError(f"width={self.width} of MLPDenoiser must be an even number above 0")
-        if self.depth < 0 or self.classes < 0:
-            raise UsageError(
-                f"depth={self.depth} and classes={self.classes} of MLPDenoiser must be 0 or more"
-            )
-        if label is not None and not self.classes:
-            raise UsageError(
-                "MLPDenoiser was given labels, but has classes=0; set classes to their number"
-            )

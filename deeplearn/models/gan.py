@@ -77,13 +77,6 @@ class Projection(nn.Module):
         return logit + (chosen * h.astype(jnp.float32)).sum(-1)
 
 
-def upsample(x: Array) -> Array:
-    """Every pixel as 2×2 of its own: (B, Y, X, C) → (B, 2Y, 2X, C)."""
-    b, y, x_size, c = x.shape
-    rows = jnp.broadcast_to(x[:, :, None, :, None], (b, y, 2, x_size, 2, c))
-    return rows.reshape(b, 2 * y, 2 * x_size, c)
-
-
 def coarsest(image: tuple[int, int, int], stages: int) -> tuple[int, int]:
     """Height and width of an image (Y, X, C) halved `stages` times.
 

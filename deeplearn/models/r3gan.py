@@ -25,8 +25,8 @@ from flax import linen as nn
 from deeplearn.layers.activation import activation, kernel_initializer
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
-from deeplearn.layers.pooling import average_pool
-from deeplearn.models.gan import Projection, coarsest, upsample, with_label
+from deeplearn.layers.pooling import average_pool, upsample
+from deeplearn.models.gan import Projection, coarsest, with_label
 from deeplearn.types import Array
 
 _PHI = "leaky_relu"
