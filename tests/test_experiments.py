@@ -82,6 +82,7 @@ SHRUNK = {
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
     "diffusion_fashion_mnist": SMALL_UNET,
+    "dcgan_fashion_mnist": ["task.generator.channels=(4,2)", "task.discriminator.channels=(2,4)"],
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
     "flow_fashion_mnist": SMALL_UNET,
     "gan_gaussians": [
@@ -110,6 +111,10 @@ SHRUNK = {
     "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
     "mlp_digits": ["task.model.hidden=(8,)"],
     "mlp_fashion_mnist": ["task.model.hidden=(8,)"],
+    "r3gan_fashion_mnist": [
+        "task.generator.channels=(4,4)",
+        "task.discriminator.channels=(4,4)",
+    ],
     "resnet_cifar10": ["task.model.depth=8", "task.model.width=2"],
     "resnet_fashion_mnist": ["task.model.depth=8", "task.model.width=2"],
     "resnet_imagenet": [
