@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What most tests ask does not depend on how well XLA compiles, and half of their time is compiling.
 # Those that ask for it take the fixture `optimized`; those that start a process run what users run.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    jax.config.update("jax_disable_most_optimizations", True)
+HASTY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() in ("1", "true")
+jax.config.update("jax_disable_most_optimizations", HASTY)
 # The same examples in every run; no deadline, since a first call compiles.
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("reproducible")
@@ -34,10 +34,9 @@ def _forget_programs() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def optimized() -> Iterator[None]:
     """Programs compiled as they are in use."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", HASTY)
 
 
 @pytest.fixture

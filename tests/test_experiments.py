@@ -3,6 +3,7 @@
 import importlib
 import io
 import itertools
+import sys
 
 import pytest
 import tensorflow_datasets as tfds
@@ -80,6 +81,7 @@ SMALL_DECODER = [
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
+    "dcgan_fashion_mnist": ["task.generator.channels=(4,2)", "task.discriminator.channels=(2,4)"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
     "diffusion_emoji": [*SMALL_UNET, "train.size=8", "evaluation.test.size=8"],
     "diffusion_fashion_mnist": SMALL_FASHION,
@@ -111,6 +113,10 @@ SHRUNK = {
     "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
     "mlp_digits": ["task.model.hidden=(8,)"],
     "mlp_fashion_mnist": ["task.model.hidden=(8,)"],
+    "r3gan_fashion_mnist": [
+        "task.generator.channels=(4,4)",
+        "task.discriminator.channels=(4,4)",
+    ],
     "resnet_cifar10": ["task.model.depth=8", "task.model.width=2"],
     "resnet_fashion_mnist": ["task.model.depth=8", "task.model.width=2"],
     "resnet_imagenet": [
@@ -211,7 +217,8 @@ def once(function):
 def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     # Compiling takes most of the time, and the three runs have one program.
     monkeypatch.setattr(Program, "compile", once(Program.compile))
-    monkeypatch.setattr("deeplearn.train.Evaluator", once(Evaluator))
+    # The module, whose name in the package is that of its function.
+    monkeypatch.setattr(sys.modules[train.__module__], "Evaluator", once(Evaluator))
     changes = [*COMMON, *SHRUNK[name]]
     # The players of a GAN have a schedule each.
     if getattr(getattr(source(name).optimizer, "schedule", None), "warmup", 0):
