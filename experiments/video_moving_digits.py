@@ -33,6 +33,6 @@ def experiment() -> Experiment:
         batch_size=8,
         evaluation_batch_size=32,
         log_every=50,
-        evaluate_every=1000,
+        evaluate_every=2000,
         save_every=500,
     )

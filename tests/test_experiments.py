@@ -134,8 +134,11 @@ SHRUNK = {
     "transformer_wmt": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
     "video_moving_digits": [
         *SMALL_UNET,
-        "train.frames=2",
-        "evaluation.test.frames=2",
+        *(
+            f"{source}.{field}"
+            for source in ("train", "evaluation.test")
+            for field in ("frames=2", "side=10", "scale=1")
+        ),
         "evaluation.test.size=24",
     ],
 }
