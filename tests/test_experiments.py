@@ -19,6 +19,9 @@ from deeplearn.report.receipt import state_sha256
 from deeplearn.train import load, train
 from experiments._command import experiments
 
+# Images of full size take long in programs that are not optimized.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 COMMON = [
     "steps=4",
     "batch_size=8",
