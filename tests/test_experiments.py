@@ -48,7 +48,8 @@ SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 # Up to eight channels a convolution on CPU has a second form, which is compiled beside the first.
 SMALL_UNET = [
     "task.model.channels=12",
-    "task.model.multipliers=(1,)",
+    "task.model.multipliers=(1,1)",
+    "task.model.heads=1",
     "task.model.attention=()",
     "train.split=train[:64]",
     "evaluation.test.split=test[:16]",
