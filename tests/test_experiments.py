@@ -1,11 +1,13 @@
 """Every experiment, shrunk by overrides, builds, trains a few steps, stops and goes on."""
 
 import importlib
+import io
 import itertools
 import sys
 
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from test_train import At, terminate
 
 from deeplearn.data import tfds_pairs, tfds_text
@@ -51,9 +53,8 @@ SMALL_UNET = [
     "task.model.multipliers=(1,1)",
     "task.model.heads=1",
     "task.model.attention=()",
-    "train.split=train[:64]",
-    "evaluation.test.split=test[:16]",
 ]
+SMALL_FASHION = [*SMALL_UNET, "train.split=train[:64]", "evaluation.test.split=test[:16]"]
 SHORT_TEXT = [
     "task.model.repeats=1",
     "train.length=16",
@@ -84,11 +85,12 @@ SMALL_DECODER = [
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
-    "deep_mlp": ["task.model.hidden=(8,8,8)"],
-    "diffusion_fashion_mnist": SMALL_UNET,
     "dcgan_fashion_mnist": ["task.generator.channels=(4,2)", "task.discriminator.channels=(2,4)"],
+    "deep_mlp": ["task.model.hidden=(8,8,8)"],
+    "diffusion_emoji": [*SMALL_UNET, "train.size=8", "evaluation.test.size=8"],
+    "diffusion_fashion_mnist": SMALL_FASHION,
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
-    "flow_fashion_mnist": SMALL_UNET,
+    "flow_fashion_mnist": SMALL_FASHION,
     "gan_gaussians": [
         "task.generator.hidden=(8,)",
         "task.discriminator.hidden=(8,)",
@@ -134,6 +136,12 @@ SHRUNK = {
     "transformer_translate_fr": SMALL_TEXT,
     "transformer_translate_six": SMALL_TEXT,
     "transformer_wmt": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
+    "video_moving_digits": [
+        *SMALL_UNET,
+        "train.frames=2",
+        "evaluation.test.frames=2",
+        "evaluation.test.size=24",
+    ],
 }
 
 
@@ -158,6 +166,16 @@ def entries(stress):
     return {word: (" ".join(word.upper()),) for word in words}
 
 
+def bitmaps(path):
+    """Squares of 128 greys, each under a character of its own."""
+    files = []
+    for number in range(128):
+        file = io.BytesIO()
+        Image.new("L", (8, 8), number).save(file, "PNG")
+        files.append((chr(0x1F600 + number), file.getvalue()))
+    return files
+
+
 @pytest.fixture(autouse=True, scope="module")
 def mock(tmp_path_factory):
     """Random examples of the right shapes for every TFDS name, and nothing on disk."""
@@ -167,6 +185,7 @@ def mock(tmp_path_factory):
         patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
         patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
         patch.setattr("deeplearn.data.cmudict._entries", entries)
+        patch.setattr("deeplearn.data.emoji._bitmaps", bitmaps)
         _forget_texts()
         yield
     _forget_texts()
