@@ -1,4 +1,4 @@
-"""R3GAN on Fashion-MNIST: a relativistic pair without normalization, by class, with R1 and R2.
+"""R3GAN on Fashion-MNIST by class: a relativistic pair without normalization, R1 and R2.
 
     ./launch.sh train --experiment=r3gan_fashion_mnist
 

@@ -1,4 +1,4 @@
-"""Diffusion of clips: two real digits that move and bounce, by a U-Net with attention over frames.
+"""Diffusion of clips of two real digits that bounce: a U-Net with attention over frames.
 
     ./launch.sh train --experiment=video_moving_digits
 

@@ -21,6 +21,9 @@ from deeplearn.report.receipt import state_sha256
 from deeplearn.train import load, train
 from experiments._command import experiments
 
+# Images of full size take long in programs that are not optimized.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 COMMON = [
     "steps=4",
     "batch_size=8",
@@ -47,7 +50,8 @@ SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 # Up to eight channels a convolution on CPU has a second form, which is compiled beside the first.
 SMALL_UNET = [
     "task.model.channels=12",
-    "task.model.multipliers=(1,)",
+    "task.model.multipliers=(1,1)",
+    "task.model.heads=1",
     "task.model.attention=()",
 ]
 SMALL_FASHION = [*SMALL_UNET, "train.split=train[:64]", "evaluation.test.split=test[:16]"]
