@@ -2,7 +2,9 @@
 
     ./launch.sh train --experiment=diffusion_emoji
 
-Not run in full.
+1,192,387 parameters. It has not been run in full. In a trial of 400 steps, with a schedule of that
+length, 7 minutes on one of two shared cores, the loss fell from 0.92 to 0.25 in training and to
+0.36 on drawings never seen; samples were patches of colour amid white, and no drawings yet.
 """
 
 from deeplearn.data.emoji import Emoji

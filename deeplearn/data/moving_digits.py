@@ -42,7 +42,7 @@ class MovingDigits:
     side: int = 32
     count: int = 2
     scale: int = 2
-    speed: float = 4.0
+    speed: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("size", "frames", "side", "count", "scale"):
