@@ -2,7 +2,13 @@
 
     ./launch.sh train --experiment=video_moving_digits
 
-Not run in full.
+815,137 parameters. It has not been run in full. In a trial of 600 steps, with a schedule of that
+length and an average over 50 steps, 14 minutes on one of two shared cores, the loss fell from 0.91
+at step 20 to 0.09 on digits never seen; the same weights without attention over frames give 0.15.
+Strokes moved from frame to frame as in the data (correlation of neighbours 0.80 in 8 clips, in the
+data 0.82, between clips 0.13), but did not form digits yet. Twice as fast and with half the rate of
+learning, 400 steps gave frames that hardly hung together (0.41; in such data 0.63, between clips
+0.30).
 """
 
 from deeplearn.data.bundled import Bundled
@@ -27,9 +33,9 @@ def experiment() -> Experiment:
         # Digits that training never sees.
         evaluation={"test": MovingDigits(Bundled("digits", "test"), size=256, seed=1)},
         optimizer=AdamW(
-            learning_rate=1e-3, schedule=Cosine(warmup=100), clip_norm=1.0, ema_decay=0.995
+            learning_rate=2e-3, schedule=Cosine(warmup=100), clip_norm=1.0, ema_decay=0.995
         ),
-        steps=6000,
+        steps=4000,
         batch_size=8,
         evaluation_batch_size=32,
         log_every=50,
