@@ -80,6 +80,13 @@ SHRUNK = {
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
     "diffusion_fashion_mnist": SMALL_UNET,
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
+    "dit_imagenet": [
+        "task.model.width=8",
+        "task.model.depth=1",
+        "task.model.heads=2",
+        "train.size=8",
+        "evaluation.validation.size=8",
+    ],
     "flow_fashion_mnist": SMALL_UNET,
     "gan_gaussians": [
         "task.generator.hidden=(8,)",
