@@ -15,7 +15,7 @@ from pathlib import Path
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.report.receipt import cpu, devices, versions, write_json
 
-SUITES = ("steps", "systems", "recurrent", "sequence", "transformer")
+SUITES = ("steps", "systems", "recurrent", "sequence", "transformer", "adversarial")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -42,6 +42,7 @@ from deeplearn.program import Program
 from deeplearn.report.receipt import cpu, devices, state_sha256, versions, write_json
 from deeplearn.sampling.images import Request
 from deeplearn.step import evaluation_variables
+from deeplearn.tasks.denoising import SAMPLER, STEPS
 from deeplearn.train import Run, load
 from deeplearn.types import Variables
 
@@ -77,10 +78,10 @@ class Images:
     def references(self, request: Request) -> dict[str, np.ndarray]:
         """Name → images that are as good as can be, and some that are not good."""
         untrained = evaluation_variables(Program(self.run.experiment).init())
-        found = {"training images": self.train, "blurred": blurred(self.train)}
+        found = {"training_images": self.train, "blurred": blurred(self.train)}
         if self.train_label is not None:
-            found["class means with noise"] = noisy_means(self.train, self.train_label)
-        return {**found, "untrained model": self.draw(untrained, request)}
+            found["class_means_with_noise"] = noisy_means(self.train, self.train_label)
+        return {**found, "untrained_model": self.draw(untrained, request)}
 
 
 def blurred(images: np.ndarray, deviation: float = 1.0) -> np.ndarray:
@@ -113,6 +114,10 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     """Everything that is told of a run; `request` says how many images, and how drawn."""
     if features.sha256 == judge.sha256:
         raise UsageError("the judge is the classifier of the features; name another run for one")
+    diffusion = hasattr(run.experiment.task, "path")
+    if diffusion:
+        chosen = {"sampler": request.sampler or SAMPLER, "steps": request.steps or STEPS}
+        request = dataclasses.replace(request, **chosen)
     images = Images(run, request.count)
     variables = evaluation_variables(run.state)
     samples = images.draw(variables, request)
@@ -122,24 +127,24 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
         "date": datetime.date.today().isoformat(),
         "state_sha256": state_sha256(run.state),
         "request": dataclasses.asdict(request),
-        "test images": len(real),
+        "test_images": len(real),
         "features": {**described(features), "width": real.shape[1]},
         "judge": described(judge),
         "distances": {"samples": distances(real, features(samples))},
     }
     for name, x in images.references(request).items():
         found["distances"][name] = distances(real, features(x))
-    floor = found["distances"]["training images"]["frechet"]
-    found["frechet over floor"] = found["distances"]["samples"]["frechet"] / floor
+    floor = found["distances"]["training_images"]["frechet"]
+    found["frechet_over_floor"] = found["distances"]["samples"]["frechet"] / floor
     if (label := request.class_of()) is not None:
         found["recognized"] = recognized(judge.labels(samples), label)
-        found["support by class"] = {
+        found["support_by_class"] = {
             each: value._asdict()
             for each, value in support_by_class(
                 real, images.test_label, features(samples), label
             ).items()
         }
-    if hasattr(run.experiment.task, "path"):
+    if diffusion:
         found["solvers"] = solvers(images, features, real, variables, request)
     return {**found, "versions": versions(), "devices": devices(), "cpu": cpu()}
 
@@ -168,7 +173,7 @@ def recognized(found: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
     return {
         "share": float(hits.mean()),
         "bootstrap_95": bootstrap_accuracy(float(hits.mean()), len(hits)),
-        "by class": {int(each): float(hits[asked == each].mean()) for each in np.unique(asked)},
+        "by_class": {int(each): float(hits[asked == each].mean()) for each in np.unique(asked)},
     }
 
 
@@ -188,16 +193,16 @@ def solvers(
         return x, kernel_distance(real, x)
 
     slow, slow_kernel = drawn("ddim", MANY_STEPS, 1)
-    found: dict[str, Any] = {"count": SOLVER_COUNT, f"ddim {MANY_STEPS}": slow_kernel._asdict()}
+    found: dict[str, Any] = {"count": SOLVER_COUNT, f"ddim_{MANY_STEPS}": slow_kernel._asdict()}
     for seed, steps in enumerate(FEW_STEPS, start=2):
         fast, kernel = drawn("dpm_solver_2m", steps, seed)
         difference = kernel.value - slow_kernel.value
         error = math.hypot(kernel.standard_error, slow_kernel.standard_error)
-        found[f"dpm_solver_2m {steps}"] = {
+        found[f"dpm_solver_2m_{steps}"] = {
             **kernel._asdict(),
             "difference": Estimate(difference, error)._asdict(),
             "between": kernel_distance(slow, fast)._asdict(),
-            "within two standard errors": abs(difference) <= 2 * error,
+            "within_two_standard_errors": abs(difference) <= 2 * error,
         }
     return found
 

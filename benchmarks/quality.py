@@ -4,7 +4,8 @@
 
 The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is the 95 %
 bootstrap interval over the test set. Where there is no test split it is the validation split. Of a
-model that translates, the texts are scored as well. `--keep` leaves the run of seed 0 in DIR.
+model that translates, the texts are scored as well; of one that draws from a mixture of Gaussians,
+the modes it covers are counted. `--keep` leaves the run of seed 0 in DIR.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from deeplearn.data.gaussians import Gaussians
 from deeplearn.evaluate import text_scores, translations
+from deeplearn.generation import generate
+from deeplearn.mode_count import mode_count
 from deeplearn.overrides import override
 from deeplearn.report.receipt import cpu, devices, parameter_count, versions, write_json
+from deeplearn.sampling.images import Request
+from deeplearn.step import evaluation_variables
 from deeplearn.train import Run, train
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +71,8 @@ def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dic
             texts = translations(run, split)
             runs[-1] |= text_scores(run, split, texts)
             found["examples"] = examples(run, split, texts)
+        if isinstance(data := experiment.evaluation[split], Gaussians):
+            runs[-1] |= coverage(run, data)
     return {
         "experiment": name,
         "changes": changes,
@@ -103,6 +112,14 @@ def of_first(run: Run, split: str) -> dict:
     if "tokens" in (spec := experiment.train_dataset().spec):
         found["tokens_per_step"] = experiment.batch_size * (spec["tokens"].shape[0] - 1)
     return found
+
+
+def coverage(run: Run, data: Gaussians, count: int = 5000) -> dict[str, float]:
+    """How many modes of the data hold their part of `count` samples, and how many lie in one."""
+    variables = evaluation_variables(run.state)
+    samples = generate(run.experiment, variables, Request(count), jax.random.key(0))
+    covered, share = mode_count(samples, data.modes, data.deviation)
+    return {"modes": covered, "within_3_deviations": share}
 
 
 def examples(run: Run, split: str, texts: list[str], count: int = 8) -> list[dict]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen as nn
@@ -43,7 +44,7 @@ class Ours:
 
     def losses(self, count: int) -> list[float]:
         """The losses of the first steps, from the initial state."""
-        state, step, found = jax.tree.map(jax.numpy.copy, self.state), jax.jit(self._step), []
+        state, step, found = jax.tree.map(jnp.copy, self.state), jax.jit(self._step), []
         for _ in range(count):
             state, metrics = step(state, self._batch)
             found.append(float(metrics["loss"].value))
@@ -62,6 +63,7 @@ class Step:
         self._batch = jax.device_put(batch)
         self._state = jax.jit(lambda: init_state(task, chain, jax.random.key(0), batch))()
         self.params = jax.device_get(self._state.params)
+        self.key = jnp.copy(self._state.rng)  # the state is donated
         self._step = jax.jit(functools.partial(train_step, task, chain), donate_argnums=0)
 
     def __call__(self) -> float:

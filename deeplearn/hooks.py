@@ -23,7 +23,7 @@ from deeplearn.generation import columns, generate, overview
 from deeplearn.report.images import Gallery
 from deeplearn.report.progress import Pace
 from deeplearn.step import Metrics, TrainState, evaluation_variables
-from deeplearn.tasks.task import Generative
+from deeplearn.tasks.task import Diagnosing, Generative
 
 
 @dataclasses.dataclass
@@ -223,11 +223,18 @@ class Preempt(Hook):
 
 
 def raise_if_halted(loop: Loop) -> None:
-    """Raises `NumericsError` where the step refused to go on; waits for the latest step."""
+    """Raises `NumericsError` where the step refused to go on; waits for the latest step.
+
+    Nothing has moved since, so the latest metrics tell where a task of several parts broke.
+    """
     halted_at = int(loop.state.control.halted_at)
-    if halted_at >= 0:
-        raise NumericsError(
-            f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
-            " not finite, and no state behind it was saved; lower the learning rate, set"
-            " optimizer.clip_norm, or allow a few with skip_limit"
-        )
+    if halted_at < 0:
+        return
+    task, culprit = loop.experiment.task, ""
+    if isinstance(task, Diagnosing) and loop.metrics is not None:
+        culprit = task.diagnose(values(loop.metrics))
+    raise NumericsError(
+        f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
+        f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
+        " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
+    )

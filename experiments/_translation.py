@@ -22,7 +22,7 @@ def translation(
     name: str,
     languages: tuple[str, ...],
     model: EncoderDecoder,
-    steps: int = 4000,
+    steps: int = 2500,
     batch_size: int = 32,
 ) -> Experiment:
     """English into `languages`; where there are several, the source begins with that of the target.

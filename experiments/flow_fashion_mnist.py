@@ -1,4 +1,4 @@
-"""Class-conditional rectified flow on Fashion-MNIST, by the U-Net of `diffusion_fashion_mnist`.
+"""Class-conditional rectified flow on Fashion-MNIST, by a small U-Net.
 
     ./launch.sh train --experiment=flow_fashion_mnist
 

@@ -15,6 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What most tests ask does not depend on how well XLA compiles, and half of their time is compiling.
+# Those that ask for it take the fixture `optimized`; those that start a process run what users run.
+HASTY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() in ("1", "true")
+jax.config.update("jax_disable_most_optimizations", HASTY)
 # The same examples in every run; no deadline, since a first call compiles.
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("reproducible")
@@ -25,6 +29,14 @@ def _forget_programs() -> Iterator[None]:
     """Frees what a file has compiled."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Programs compiled as they are in use."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", HASTY)
 
 
 @pytest.fixture

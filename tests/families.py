@@ -16,16 +16,22 @@ from deeplearn.data.text import Packed, Windows
 from deeplearn.data.vocabulary import SPECIALS, Characters
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.models.alexnet import AlexNet
+from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.models.encoder_decoder import lstm_encoder_decoder
+from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
 from deeplearn.models.lstm import lstm
 from deeplearn.models.mamba import MambaSizes, mamba
 from deeplearn.models.mlp import MLP
 from deeplearn.models.resnet import ResNet
 from deeplearn.models.rnn import rnn
 from deeplearn.models.transformer import GPT2, transformer
-from deeplearn.optimizers import SGD, AdamW
+from deeplearn.optimizers import SGD, Adam, AdamW
+from deeplearn.players import Players
+from deeplearn.processes import VarianceExploding
 from deeplearn.schedules import Cosine
+from deeplearn.tasks.adversarial import Adversarial
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.denoising import Denoising
 from deeplearn.tasks.language import Language
 from deeplearn.tasks.translation import Translation
 
@@ -41,6 +47,14 @@ def images(rows: int, size: int) -> Arrays:
     x = generator.integers(0, 120, (rows, size, size, 1)).astype(np.uint8)
     for row, kind in enumerate(label):
         x[row, (kind // 2) * size // 2 :, (kind % 2) * size // 2 :][: size // 2, : size // 2] += 100
+    return Arrays({"x": x, "label": label})
+
+
+def vectors(rows: int) -> Arrays:
+    """Four numbers around their class."""
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, CLASSES, rows)
+    x = generator.normal(label[:, None], 0.1, (rows, 4)).astype(np.float32)
     return Arrays({"x": x, "label": label})
 
 
@@ -67,6 +81,19 @@ LANGUAGE_MODELS = {
     "rnn": lambda: rnn(LETTERS.size, width=8, depth=1, dropout=0.2),
 }
 SEQUENCES = (*LANGUAGE_MODELS, "translation")
+GENERATORS = {
+    "gan": lambda: Adversarial(
+        MLPGenerator((8,), outputs=4, classes=CLASSES),
+        MLPDiscriminator((8,), classes=CLASSES),
+        latent=2,
+        conditional=True,
+        r1=0.1,
+        r2=0.1,
+    ),
+    "diffusion": lambda: Denoising(
+        MLPDenoiser(width=8, depth=1, classes=CLASSES), VarianceExploding(), label_dropout=0.3
+    ),
+}
 
 
 # A family under another rule of the loop: more steps a call; a watched metric that turns worse
@@ -87,24 +114,39 @@ def family(name: str) -> Experiment:
 
 
 def _family(name: str) -> Experiment:
-    common: dict[str, Any] = {"schedule": Cosine(warmup=5), "ema_decay": 0.9, "clip_norm": 1.0}
-    task, data = _sequences(name) if name in SEQUENCES else _images(name)
-    adam = name == "mlp" or name in SEQUENCES
+    task, data = _parts(name)
     return Experiment(
         name=name,
         task=task,
         train=data,
         evaluation={"validation": data},
-        optimizer=AdamW(**common) if adam else SGD(learning_rate=0.05, **common),
+        optimizer=_optimizer(name),
         steps=STEPS,
         batch_size=12,
-        augment=() if name in SEQUENCES else (RandomCrop(padding=1), RandomFlip()),
+        augment=(RandomCrop(padding=1), RandomFlip()) if name in MODELS else (),
         log_every=4,
         evaluate_every=6,
         save_every=3,
         microbatches=2,
         early_stopping=EarlyStopping("validation/loss", patience=100),
     )
+
+
+def _optimizer(name: str) -> Any:
+    common: dict[str, Any] = {"schedule": Cosine(warmup=5), "clip_norm": 1.0}
+    if name == "gan":
+        player = Adam(**common)
+        return Players(player, player, n_critic=2, ema_decay=0.9)
+    if name in MODELS and name != "mlp":
+        return SGD(learning_rate=0.05, ema_decay=0.9, **common)
+    return AdamW(ema_decay=0.9, **common)
+
+
+def _parts(name: str) -> tuple[Any, Any]:
+    """Task and data of a family."""
+    if name in GENERATORS:
+        return GENERATORS[name](), vectors(40)
+    return _sequences(name) if name in SEQUENCES else _images(name)
 
 
 def _images(name: str) -> tuple[Any, Any]:

@@ -56,18 +56,18 @@ def result(diffusion, classifiers):
 
 def test_training_images_are_the_floor_and_the_rest_lies_above(result):
     found = {name: each["frechet"] for name, each in result["distances"].items()}
-    assert found["training images"] < found["samples"] < found["untrained model"]
-    assert found["training images"] < found["class means with noise"]
-    assert found["training images"] < found["blurred"]
-    assert result["frechet over floor"] > 1
+    assert found["training_images"] < found["samples"] < found["untrained_model"]
+    assert found["training_images"] < found["class_means_with_noise"]
+    assert found["training_images"] < found["blurred"]
+    assert result["frechet_over_floor"] > 1
 
 
 def test_the_judge_recognizes_the_classes_that_were_asked_for(result):
     share = result["recognized"]["share"]
-    assert 0.8 < share <= 1 and set(result["recognized"]["by class"]) == {0, 1, 2}
-    assert np.mean(list(result["recognized"]["by class"].values())) == pytest.approx(share)
+    assert 0.8 < share <= 1 and set(result["recognized"]["by_class"]) == {0, 1, 2}
+    assert np.mean(list(result["recognized"]["by_class"].values())) == pytest.approx(share)
     wrong = generation.recognized(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]))
-    assert wrong["share"] == 0.5 and wrong["by class"] == {0: 0.5, 1: 1.0, 2: 0.0}
+    assert wrong["share"] == 0.5 and wrong["by_class"] == {0: 0.5, 1: 1.0, 2: 0.0}
 
 
 def test_every_number_stands_beside_the_names_of_the_classifiers(result, classifiers):
@@ -75,16 +75,17 @@ def test_every_number_stands_beside_the_names_of_the_classifiers(result, classif
         assert result[role]["sha256"] == classifier.sha256
         assert result[role]["test_accuracy"] > 0.9
     assert result["features"]["width"] == 16
+    assert (result["request"]["sampler"], result["request"]["steps"]) == ("dpm_solver_2m", 20)
 
 
 def test_a_fast_solver_is_held_against_a_slow_one(result):
     found = result["solvers"]
-    assert set(found) == {"count", "ddim 60", "dpm_solver_2m 15", "dpm_solver_2m 20"}
+    assert set(found) == {"count", "ddim_60", "dpm_solver_2m_15", "dpm_solver_2m_20"}
     for steps in (15, 20):
-        each = found[f"dpm_solver_2m {steps}"]
+        each = found[f"dpm_solver_2m_{steps}"]
         value, error = each["difference"]["value"], each["difference"]["standard_error"]
-        assert value == pytest.approx(each["value"] - found["ddim 60"]["value"])
-        assert each["within two standard errors"] == (abs(value) <= 2 * error)
+        assert value == pytest.approx(each["value"] - found["ddim_60"]["value"])
+        assert each["within_two_standard_errors"] == (abs(value) <= 2 * error)
 
 
 def test_a_judge_of_the_same_state_is_refused(diffusion, classifiers):

@@ -1,8 +1,14 @@
-"""What `./launch.sh bench` knows; the measurements themselves need the `peers` extra."""
+"""What `./launch.sh bench` knows, and how quality is told; races need the `peers` extra."""
 
+import types
+
+import numpy as np
+import pytest
 from conftest import ROOT
 
+from benchmarks import quality
 from benchmarks.__main__ import SUITES
+from deeplearn.data.gaussians import Gaussians
 
 
 def test_every_file_of_measurements_is_a_suite():
@@ -10,3 +16,20 @@ def test_every_file_of_measurements_is_a_suite():
         path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def rows(" in path.read_text()
     }
     assert files == set(SUITES)
+
+
+@pytest.mark.parametrize("modes", [25, 24, 1])
+def test_coverage_is_that_of_what_a_run_draws(modes, monkeypatch):
+    """Of a model that draws the data, but none of the last modes."""
+    data = Gaussians("grid")
+
+    def draw(experiment, variables, request, rng):
+        drawn = Gaussians("grid", size=request.count, seed=1).arrays
+        return np.where(drawn["label"][:, None] < modes, drawn["x"], 9.0)
+
+    monkeypatch.setattr(quality, "generate", draw)
+    monkeypatch.setattr(quality, "evaluation_variables", lambda state: state)
+    found = quality.coverage(types.SimpleNamespace(experiment=None, state=None), data)
+    assert found["modes"] == modes
+    # Within three deviations lie 1 − exp(−9/2) of a Gaussian in the plane.
+    assert found["within_3_deviations"] == pytest.approx(modes / 25 * (1 - np.exp(-4.5)), abs=0.008)

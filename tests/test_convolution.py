@@ -115,6 +115,19 @@ def test_has_second_derivatives():
     assert_close(curvature(convolve), curvature(plain))
 
 
+@pytest.mark.parametrize("case", ["strided, many channels", "one by one", "one channel"])
+def test_a_gradient_penalty_has_a_gradient(case):
+    """R1 and its like: by the kernel, of the squared gradient by the image."""
+    x, kernel, strides, padding = arguments(case)
+
+    def penalty(function, kernel):
+        gradient = jax.grad(lambda x: jnp.sin(function(x, kernel, strides, padding)).sum())(x)
+        return jnp.square(gradient).sum()
+
+    one, two = (jax.jit(jax.grad(partial(penalty, each)))(kernel) for each in (convolve, plain))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4 * np.abs(two).max())
+
+
 def test_maps_over_examples():
     x, kernel, strides, padding = arguments("strided")
 

@@ -1,20 +1,28 @@
 """Every experiment, shrunk by overrides, builds, trains a few steps, stops and goes on."""
 
 import importlib
+import io
 import itertools
+import sys
 
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from test_train import At, terminate
 
 from deeplearn.data import tfds_pairs, tfds_text
 from deeplearn.data.corpus import Pair
 from deeplearn.errors import Preempted
+from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import record
 from deeplearn.overrides import override
+from deeplearn.program import Program
 from deeplearn.report.receipt import state_sha256
 from deeplearn.train import load, train
 from experiments._command import experiments
+
+# Images of full size take long in programs that are not optimized.
+pytestmark = pytest.mark.usefixtures("optimized")
 
 COMMON = [
     "steps=4",
@@ -42,11 +50,11 @@ SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 # Up to eight channels a convolution on CPU has a second form, which is compiled beside the first.
 SMALL_UNET = [
     "task.model.channels=12",
-    "task.model.multipliers=(1,)",
+    "task.model.multipliers=(1,1)",
+    "task.model.heads=1",
     "task.model.attention=()",
-    "train.split=train[:64]",
-    "evaluation.test.split=test[:16]",
 ]
+SMALL_FASHION = [*SMALL_UNET, "train.split=train[:64]", "evaluation.test.split=test[:16]"]
 SHORT_TEXT = [
     "task.model.repeats=1",
     "train.length=16",
@@ -77,8 +85,10 @@ SMALL_DECODER = [
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
+    "dcgan_fashion_mnist": ["task.generator.channels=(4,2)", "task.discriminator.channels=(2,4)"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
-    "diffusion_fashion_mnist": SMALL_UNET,
+    "diffusion_emoji": [*SMALL_UNET, "train.size=8", "evaluation.test.size=8"],
+    "diffusion_fashion_mnist": SMALL_FASHION,
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
     "dit_imagenet": [
         "task.model.width=8",
@@ -87,7 +97,7 @@ SHRUNK = {
         "train.size=8",
         "evaluation.validation.size=8",
     ],
-    "flow_fashion_mnist": SMALL_UNET,
+    "flow_fashion_mnist": SMALL_FASHION,
     "gan_gaussians": [
         "task.generator.hidden=(8,)",
         "task.discriminator.hidden=(8,)",
@@ -114,6 +124,10 @@ SHRUNK = {
     "mlp_diabetes": ["task.model.hidden=(8,)", "evaluate_every=2"],
     "mlp_digits": ["task.model.hidden=(8,)"],
     "mlp_fashion_mnist": ["task.model.hidden=(8,)"],
+    "r3gan_fashion_mnist": [
+        "task.generator.channels=(4,4)",
+        "task.discriminator.channels=(4,4)",
+    ],
     "resnet_cifar10": ["task.model.depth=8", "task.model.width=2"],
     "resnet_fashion_mnist": ["task.model.depth=8", "task.model.width=2"],
     "resnet_imagenet": [
@@ -129,6 +143,12 @@ SHRUNK = {
     "transformer_translate_fr": SMALL_TEXT,
     "transformer_translate_six": SMALL_TEXT,
     "transformer_wmt": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
+    "video_moving_digits": [
+        *SMALL_UNET,
+        "train.frames=2",
+        "evaluation.test.frames=2",
+        "evaluation.test.size=24",
+    ],
 }
 
 
@@ -153,6 +173,16 @@ def entries(stress):
     return {word: (" ".join(word.upper()),) for word in words}
 
 
+def bitmaps(path):
+    """Squares of 128 greys, each under a character of its own."""
+    files = []
+    for number in range(128):
+        file = io.BytesIO()
+        Image.new("L", (8, 8), number).save(file, "PNG")
+        files.append((chr(0x1F600 + number), file.getvalue()))
+    return files
+
+
 @pytest.fixture(autouse=True, scope="module")
 def mock(tmp_path_factory):
     """Random examples of the right shapes for every TFDS name, and nothing on disk."""
@@ -162,6 +192,7 @@ def mock(tmp_path_factory):
         patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
         patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
         patch.setattr("deeplearn.data.cmudict._entries", entries)
+        patch.setattr("deeplearn.data.emoji._bitmaps", bitmaps)
         _forget_texts()
         yield
     _forget_texts()
@@ -181,8 +212,24 @@ def test_an_experiment_is_valid_and_named_after_its_file(name):
     assert record(experiment) == record(source(name))
 
 
+def once(function):
+    """The function's first result, whatever it is called with."""
+    results = []
+
+    def first(*arguments):
+        if not results:
+            results.append(function(*arguments))
+        return results[0]
+
+    return first
+
+
 @pytest.mark.parametrize("name", SHRUNK)
-def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path):
+def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
+    # Compiling takes most of the time, and the three runs have one program.
+    monkeypatch.setattr(Program, "compile", once(Program.compile))
+    # The module, whose name in the package is that of its function.
+    monkeypatch.setattr(sys.modules[train.__module__], "Evaluator", once(Evaluator))
     changes = [*COMMON, *SHRUNK[name]]
     # The players of a GAN have a schedule each.
     if getattr(getattr(source(name).optimizer, "schedule", None), "warmup", 0):

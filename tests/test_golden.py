@@ -19,6 +19,8 @@ from deeplearn.program import Program
 from deeplearn.report.receipt import cpu
 
 PATH = Path(__file__).parent / "golden" / "first_steps.json"
+pytestmark = pytest.mark.usefixtures("optimized")
+
 STEPS = 3
 COMMAND = "PYTHONPATH=. python tests/test_golden.py"
 

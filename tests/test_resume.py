@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from families import MODELS, SEQUENCES, STEPS, family
+from families import GENERATORS, MODELS, SEQUENCES, STEPS, family
 
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.program import Program
@@ -60,7 +60,7 @@ print(json.dumps(codes))
 
 # The last step of each family's run, and its rows.
 ENDS = {
-    **dict.fromkeys((*MODELS, *SEQUENCES), (STEPS, STEPS // 4 + STEPS // 6)),
+    **dict.fromkeys((*MODELS, *SEQUENCES, *GENERATORS), (STEPS, STEPS // 4 + STEPS // 6)),
     "mlp_three_steps_a_call": (STEPS, STEPS // 6 + STEPS // 6),
     "mlp_stopped_early": (18, 18 // 4 + 18 // 6),
 }
@@ -69,7 +69,7 @@ ENDS = {
 @pytest.mark.parametrize("name", ENDS)
 def test_a_killed_run_equals_the_undisturbed_one_to_the_bit(name, tmp_path):
     end, count = ENDS[name]
-    kills = "1" if name in SEQUENCES else "3"
+    kills = "1" if name in (*SEQUENCES, *GENERATORS) else "3"
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, str(tmp_path), str(end), kills],
         cwd=ROOT,

@@ -23,12 +23,15 @@ from deeplearn.errors import (
 from deeplearn.evaluate import evaluate
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.hooks import Hook
+from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import SGD, AdamW
+from deeplearn.players import NAMES, Players
 from deeplearn.report.receipt import state_sha256
 from deeplearn.report.rows import read_rows
 from deeplearn.run_directory import RunDirectory
 from deeplearn.schedules import Constant, Cosine
+from deeplearn.tasks.adversarial import Adversarial
 from deeplearn.tasks.classification import Classification
 from deeplearn.train import load, train
 
@@ -184,10 +187,21 @@ def test_a_metric_that_is_not_measured_cannot_be_watched(experiment, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(experiment, tmp_path):
     diverging = dataclasses.replace(experiment, optimizer=SGD(learning_rate=1e30))
-    with pytest.raises(NumericsError, match=r"step \d+ is not finite") as caught:
+    with pytest.raises(NumericsError, match=r"step \d+ is not finite, and no state") as caught:
         train(diverging, tmp_path / "run")
     assert caught.value.exit_code == 5
     assert not (tmp_path / "run" / "receipt.json").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stop_names_the_player_that_broke(name, experiment, tmp_path):
+    players = dataclasses.replace(Players(), **{name: SGD(learning_rate=1e30)})
+    models = MLPGenerator((4,), outputs=4), MLPDiscriminator((4,))
+    game = dataclasses.replace(
+        experiment, task=Adversarial(*models, latent=2), optimizer=players, evaluation={}
+    )
+    with pytest.raises(NumericsError, match=f"is not finite in the {name}, and no state"):
+        train(game, tmp_path / "run")
 
 
 def test_the_step_is_compiled_once(experiment, tmp_path, caplog):

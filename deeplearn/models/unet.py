@@ -1,4 +1,4 @@
-"""U-Net: a denoiser of images, which sees them at several sizes.
+"""U-Net: a denoiser of images, which sees them at several sizes, and of clips.
 
 Source: Ho et al. 2020 (arXiv:2006.11239), whose network is `UNet(128, (1, 2, 2, 2), 2, (1,), 1)`.
 
@@ -7,11 +7,15 @@ Source: Ho et al. 2020 (arXiv:2006.11239), whose network is `UNet(128, (1, 2, 2,
     up        at each level: blocks + 1, each with one feature map of the way down beside its own
 
     block     x + W_2 φ((1 + s)·norm(W_1 φ(norm(x))) + t)       s, t = U φ(e), φ silu
+              of a clip: then attention over the frames, at each place apart
     e         V_2 φ(V_1 γ(level)) [+ a vector of the class]     γ: Fourier features
 
 Differences: e scales beside shifting (Dhariwal & Nichol 2021, arXiv:2105.05233); periods of γ are
 those of levels of order 1; a group of a norm has four channels at least. The class vector of label
 −1, or without a label, is 0.
+
+Clips: Ho et al. 2022 (arXiv:2204.03458). A frame is an image to all but the attention over frames,
+which starts as the identity; there it stands behind the attention of places only.
 
 Initializer: He normal behind an activation, else Glorot uniform; the last kernel of each block, of
 each attention and of the network are 0, so that blocks start as the identity and an untrained
@@ -40,6 +44,7 @@ from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import GroupNorm
 from deeplearn.layers.pooling import upsample
+from deeplearn.layers.temporal_attention import TemporalAttention
 from deeplearn.types import Array, Context
 
 _AFTER_SILU = kernel_initializer("silu")
@@ -97,6 +102,9 @@ class _SelfAttention(nn.Module):
 class UNet(nn.Module):
     """Images (B, Y, X, C), noise levels (B,), labels int (B,) → prediction (B, Y, X, C) float32.
 
+    `temporal_heads` are those of the attention over frames; above 0, x and the prediction are clips
+    (B, T, Y, X, C), each of one noise level and label.
+
     Level l, counted from 0 for the finest, has `channels` · `multipliers`[l] channels and images
     halved l times; `attention` names the levels that attend, by `heads` heads, beside the middle.
     `classes` is the number of classes, 0 where data have none. Raises `UsageError` for sizes that
@@ -109,6 +117,7 @@ class UNet(nn.Module):
     blocks: int = 1
     attention: tuple[int, ...] = (2,)
     heads: int = 4
+    temporal_heads: int = 0
     classes: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
@@ -118,7 +127,8 @@ class UNet(nn.Module):
         self, x: Array, noise_level: Array, label: Array | None = None, *, train: bool = False
     ) -> Array:
         self._check(x.shape, label)
-        e = jax.nn.silu(self._embedding(noise_level, label))
+        frames = x.shape[1] if self.temporal_heads else 1
+        e = jnp.repeat(jax.nn.silu(self._embedding(noise_level, label)), frames, axis=0)
         conv = partial(Conv, dtype=self.dtype)
         coarsest = len(self.multipliers) - 1
 
@@ -127,9 +137,15 @@ class UNet(nn.Module):
             h = _Block(features, self.dropout, self.dtype, name=f"{name}_block")(h, e, train=train)
             if level in self.attention:
                 h = _SelfAttention(self.heads, self.dtype, name=f"{name}_attention")(h)
+            if self.temporal_heads:
+                across = TemporalAttention(
+                    self.temporal_heads, dtype=self.dtype, name=f"{name}_frames"
+                )
+                h = across(h.reshape(-1, frames, *h.shape[1:])).reshape(h.shape)
             return h
 
-        h = conv(self.channels, kernel_init=_LINEAR, name="input")(x)
+        images = x.reshape(-1, *x.shape[-3:])
+        h = conv(self.channels, kernel_init=_LINEAR, name="input")(images)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for number in range(self.blocks):
@@ -153,7 +169,8 @@ class UNet(nn.Module):
                 h = conv(size, kernel_init=_LINEAR, name=f"double_{level}")(upsample(h))
 
         h = jax.nn.silu(_norm(h, self.dtype, "norm"))
-        return conv(x.shape[-1], kernel_init=_ZEROS, name="output")(h).astype(jnp.float32)
+        h = conv(x.shape[-1], kernel_init=_ZEROS, name="output")(h)
+        return h.reshape(x.shape).astype(jnp.float32)
 
     def _embedding(self, level: Array, label: Array | None) -> Array:
         """e (B, 4 · channels)."""
@@ -188,11 +205,17 @@ class UNet(nn.Module):
                     f"heads={self.heads} of UNet does not divide the {width} channels of level"
                     f" {level}"
                 )
-        scale = 2 ** (levels - 1)
-        if len(shape) != 4 or shape[1] % scale or shape[2] % scale:
+        axes = "clips (B, T, Y, X, C)" if self.temporal_heads else "images (B, Y, X, C)"
+        if len(shape) != (5 if self.temporal_heads else 4):
             raise UsageError(
-                f"x of shape {shape} cannot be halved {levels - 1} times by UNet; give images"
-                f" (B, Y, X, C) of sizes that are multiples of {scale}, or fewer multipliers"
+                f"UNet with temporal_heads={self.temporal_heads} reads {axes}, got x of shape"
+                f" {shape}"
+            )
+        scale = 2 ** (levels - 1)
+        if shape[-3] % scale or shape[-2] % scale:
+            raise UsageError(
+                f"x of shape {shape} cannot be halved {levels - 1} times by UNet; give {axes} of"
+                f" sizes that are multiples of {scale}, or fewer multipliers"
             )
 
 

@@ -88,7 +88,11 @@ class Adversarial:
         return variables
 
     def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
-        """The sum of both players' mean losses; metrics name each, the logits and the penalty."""
+        """The sum of both players' mean losses.
+
+        Metrics are both losses, the mean logits, the penalty where there is one, and
+        `fake_magnitude`, the mean |x| of the generator's images.
+        """
         self._refuse_batch_norm(variables)
         batch = cleared(batch)
         real, labels, mask = batch["x"], self._labels(batch), batch.get("mask")
@@ -123,6 +127,7 @@ class Adversarial:
         if penalties is not None:
             means["discriminator_loss"] += penalties
             means["gradient_penalty"] = penalties
+        means["fake_magnitude"] = jnp.abs(fixed).reshape(len(fixed), -1).mean(-1)
         metrics = {name: Mean.of(values, mask) for name, values in means.items()}
         total = metrics["generator_loss"].value + metrics["discriminator_loss"].value
         weight = metrics["generator_loss"].weight
@@ -185,6 +190,17 @@ class Adversarial:
             label = np.asarray(batch["label"])
             reason = f"is outside [0, {classes - 1}]; mend the labels or the field `classes`"
             refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str:
+        """The player that a row of training metrics shows to be broken; "" if it shows none.
+
+        Images that are not finite are the generator's fault, whatever they do to the losses of
+        both; where the images are finite, a loss is not so only by the discriminator's.
+        """
+        if not math.isfinite(metrics["fake_magnitude"]):
+            return GENERATOR
+        losses = [metrics["generator_loss"], metrics["discriminator_loss"]]
+        return "" if all(map(math.isfinite, losses)) else DISCRIMINATOR
 
     def _labels(self, batch: Batch) -> tuple[Array, ...]:
         return (batch["label"],) if self.conditional else ()
@@ -256,20 +272,6 @@ def _generate(task: Adversarial, variables: Variables, z: Array, label: Array | 
 def player(variables: Variables, name: str) -> dict[str, PyTree]:
     """The variables of one player alone, as its module takes them."""
     return {key: tree[name] for key, tree in variables.items() if name in tree}
-
-
-def non_finite_players(metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """The players that a row of training metrics shows to be broken, by name; () if none.
-
-    A generator whose images are not finite spoils the other's loss too, and a discriminator whose
-    logits are not finite both losses: where both losses are broken, the real logit decides.
-    """
-    broken = tuple(
-        name for name in (GENERATOR, DISCRIMINATOR) if not math.isfinite(metrics[f"{name}_loss"])
-    )
-    if len(broken) < 2:
-        return broken
-    return (GENERATOR,) if math.isfinite(metrics["real_logit"]) else (DISCRIMINATOR,)
 
 
 def _join(generator: Variables, discriminator: Variables) -> Variables:

@@ -1,7 +1,7 @@
 """The task protocol: a pure loss over variables, with its evaluation.
 
 A task knows the model and the loss. It knows no optimizer, no mesh, no dataset and does no input or
-output; every method but `check` can be traced by JAX.
+output; every method but `check` and `diagnose` can be traced by JAX.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ class Task(Protocol):
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
         """Raises `DataError` where a host batch holds values the loss would silently misread."""
+        ...
+
+
+@runtime_checkable
+class Diagnosing(Task, Protocol):
+    """A task of several parts that can tell which of them stopped being finite."""
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str:
+        """The name of the part that a row of training metrics shows to be broken; "" if none."""
         ...
 
 

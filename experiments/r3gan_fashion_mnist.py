@@ -1,0 +1,43 @@
+"""R3GAN on Fashion-MNIST by class: a relativistic pair without normalization, R1 and R2.
+
+    ./launch.sh train --experiment=r3gan_fashion_mnist
+
+It has not been run in full yet. Huang et al., 2024 (arXiv:2501.05441): Adam without momentum, the
+two penalties of one weight, and an averaged generator to draw with. Learning rate and penalties
+stay as they are here; there they fall over the first part of the run.
+"""
+
+from deeplearn.data.tfds import Tfds
+from deeplearn.experiment import Experiment
+from deeplearn.models.r3gan import R3GANDiscriminator, R3GANGenerator
+from deeplearn.optimizers import Adam
+from deeplearn.players import Players
+from deeplearn.tasks.adversarial import Adversarial
+
+# Pixels in [−1, 1].
+TRAIN = Tfds("fashion_mnist", "train", mean=(0.5,), std=(0.5,))
+TEST = Tfds("fashion_mnist", "test", mean=(0.5,), std=(0.5,))
+
+
+def experiment() -> Experiment:
+    player = Adam(learning_rate=2e-4, b1=0.0, b2=0.99)
+    return Experiment(
+        name="r3gan_fashion_mnist",
+        task=Adversarial(
+            R3GANGenerator(image=(28, 28, 1), channels=(128, 64, 32), classes=10),
+            R3GANDiscriminator(channels=(32, 64, 128), classes=10),
+            latent=64,
+            objective="relativistic",
+            conditional=True,
+            r1=0.1,
+            r2=0.1,
+        ),
+        train=TRAIN,
+        evaluation={"test": TEST},
+        optimizer=Players(player, player, ema_decay=0.999),
+        steps=20_000,
+        batch_size=64,
+        log_every=100,
+        evaluate_every=2000,
+        save_every=2000,
+    )
