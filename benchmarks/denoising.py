@@ -165,7 +165,7 @@ def sampler_race(name: str, goal: float) -> Row:
     """Drawing images: ours one compiled loop, torch's eager and without gradients."""
     torch.set_num_threads(THREADS)
     work = f"U-Net ch{NETWORK.channels} Euler, {STEPS} steps, 28×28 B{SAMPLES}"
-    return compare(name, work, "torch channels_last", *samplers(), goal)
+    return compare(name, work, "torch channels_last", *samplers(), goal, rounds=5)
 
 
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
