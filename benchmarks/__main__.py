@@ -15,7 +15,7 @@ from pathlib import Path
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.report.receipt import cpu, devices, versions, write_json
 
-SUITES = ("steps", "systems", "recurrent", "sequence", "transformer", "adversarial")
+SUITES = ("steps", "systems", "recurrent", "sequence", "transformer", "adversarial", "denoising")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from benchmarks.models import assign
 from benchmarks.steps import THREADS, Step, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
@@ -71,9 +72,9 @@ def copy_player(params: PyTree, player: nn.Module) -> None:
     for name, layer in player.named_children():
         ours = params["head"]["output"] if name == "head" else params[name]
         weight = ours["scale"] if "scale" in ours else turned(ours["kernel"])
-        _set(layer.weight, weight)
+        assign(layer.weight, weight)
         if layer.bias is not None:
-            _set(layer.bias, ours["bias"])
+            assign(layer.bias, ours["bias"])
 
 
 def turned(kernel: np.ndarray) -> np.ndarray:
@@ -85,12 +86,6 @@ def turned(kernel: np.ndarray) -> np.ndarray:
     else:
         places = kernel.reshape(7, 7, -1, 1)[::-1, ::-1]
     return places.reshape(kernel.shape).T
-
-
-def _set(target: torch.Tensor, value: np.ndarray) -> None:
-    assert target.shape == value.shape
-    with torch.no_grad():
-        target.copy_(torch.from_numpy(np.array(value)))
 
 
 class PeerStep:

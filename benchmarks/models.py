@@ -69,9 +69,15 @@ def share(params: PyTree, model: torch.nn.Module) -> None:
     theirs = [layer for layer in model.modules() if hasattr(layer, "weight")]
     for (kernel, bias), layer in zip(ours, theirs, strict=True):
         axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(np.array(kernel.transpose(axes))))
-            layer.bias.copy_(torch.from_numpy(np.array(bias)))
+        assign(layer.weight, kernel.transpose(axes))
+        assign(layer.bias, bias)
+
+
+def assign(target: torch.Tensor, value: np.ndarray) -> None:
+    """Copies a parameter of ours into one of torch, of the same shape."""
+    assert target.shape == value.shape
+    with torch.no_grad():
+        target.copy_(torch.from_numpy(np.array(value)))
 
 
 ORDER = ("conv1", "conv2", "input", "dense1", "dense2", "output")

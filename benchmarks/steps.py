@@ -19,6 +19,7 @@ from deeplearn.optimizers import Adam, Optimizer
 from deeplearn.step import TrainState, init_state, scan_steps, train_step
 from deeplearn.tasks.classification import Classification
 from deeplearn.tasks.task import Task
+from deeplearn.types import PyTree
 
 RATE = 1e-3
 ADAM = Adam(learning_rate=RATE)
@@ -56,12 +57,23 @@ class Ours:
 
 
 class Step:
-    """Our step of any task on one batch, one step a call; returns the loss."""
+    """Our step of any task on one batch, one step a call; returns the loss.
 
-    def __init__(self, task: Task, batch: dict[str, np.ndarray], optimizer: Optimizer = ADAM):
+    It begins at `params` where they are given, else at the task's own.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batch: dict[str, np.ndarray],
+        optimizer: Optimizer = ADAM,
+        params: PyTree = None,
+    ):
         chain = optimizer.build(1)
         self._batch = jax.device_put(batch)
         self._state = jax.jit(lambda: init_state(task, chain, jax.random.key(0), batch))()
+        if params is not None:
+            self._state = self._state.replace(params=jax.device_put(params))
         self.params = jax.device_get(self._state.params)
         self.key = jnp.copy(self._state.rng)  # the state is donated
         self._step = jax.jit(functools.partial(train_step, task, chain), donate_argnums=0)

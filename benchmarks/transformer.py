@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.models import assign
 from benchmarks.steps import RATE, THREADS, Step, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.models.transformer import GPT2, transformer
@@ -72,8 +73,8 @@ class PeerGPT(nn.Module):
 
 def copy_gpt(params: PyTree, model: PeerGPT) -> None:
     """Our parameters, layers stacked, into the torch model."""
-    _set(model.embedding.weight, params["embedding"]["embedding"])
-    _set(model.position.weight, params["position"]["embedding"])
+    assign(model.embedding.weight, params["embedding"]["embedding"])
+    assign(model.position.weight, params["position"]["embedding"])
     _copy(params["norm"], model.norm)
     stacked = params["layers"]["blocks_0"]
     for index, block in enumerate(model.blocks):
@@ -88,14 +89,8 @@ def copy_gpt(params: PyTree, model: PeerGPT) -> None:
 
 def _copy(params: PyTree, layer: nn.Module) -> None:
     """Kernel or scale, and bias, of one layer."""
-    _set(layer.weight, params["scale"] if "scale" in params else params["kernel"].T)
-    _set(layer.bias, params["bias"])
-
-
-def _set(target: torch.Tensor, value: np.ndarray) -> None:
-    assert target.shape == value.shape
-    with torch.no_grad():
-        target.copy_(torch.from_numpy(np.array(value)))
+    assign(layer.weight, params["scale"] if "scale" in params else params["kernel"].T)
+    assign(layer.bias, params["bias"])
 
 
 class PeerStep:

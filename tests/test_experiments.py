@@ -90,6 +90,13 @@ SHRUNK = {
     "diffusion_emoji": [*SMALL_UNET, "train.size=8", "evaluation.test.size=8"],
     "diffusion_fashion_mnist": SMALL_FASHION,
     "diffusion_gaussians": ["task.model.width=8", "train.size=100", "evaluation.test.size=40"],
+    "dit_imagenet": [
+        "task.model.width=8",
+        "task.model.depth=1",
+        "task.model.heads=2",
+        "train.size=8",
+        "evaluation.validation.size=8",
+    ],
     "flow_fashion_mnist": SMALL_FASHION,
     "gan_gaussians": [
         "task.generator.hidden=(8,)",

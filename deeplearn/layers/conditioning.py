@@ -25,16 +25,14 @@ def class_vectors(table: Array, label: Array) -> Array:
     return jax.nn.one_hot(label, len(table), dtype=table.dtype) @ table
 
 
-def require_conditioning(
-    model: str, field: str, width: int, classes: int, label: Array | None
-) -> None:
-    """Raises `UsageError` where the denoiser called `model` cannot be conditioned.
-
-    `field` is what it calls the `width` of its Fourier features, `classes` its number of classes,
-    0 where data have none; `label` is what it was given.
-    """
+def require_frequencies(model: str, field: str, width: int) -> None:
+    """Raises `UsageError` where Fourier features of `width`, a `field` of `model`, cannot be."""
     if width < 2 or width % 2:
         raise UsageError(f"{field}={width} of {model} must be an even number above 0")
+
+
+def require_classes(model: str, classes: int, label: Array | None) -> None:
+    """Raises `UsageError` where `model` is given a `label` and has no classes, or fewer than 0."""
     if classes < 0:
         raise UsageError(f"classes={classes} of {model} must be 0 or more")
     if label is not None and not classes:

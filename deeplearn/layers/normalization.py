@@ -63,12 +63,17 @@ class LayerNorm(nn.Module):
         dtype, width = compute_dtype(self.dtype), x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones_init(), width)
         bias = self.param("bias", nn.initializers.zeros_init(), width)
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        x = standardized(x, self.epsilon)
         return (x * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)).astype(
             dtype
         )
+
+
+def standardized(x: Array, epsilon: float = 1e-6) -> Array:
+    """Each row of the last axis less its mean, over its deviation: (…, D) → (…, D) float32."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
 
 
 class RMSNorm(nn.Module):

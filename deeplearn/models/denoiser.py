@@ -20,7 +20,8 @@ from deeplearn.layers.activation import activation, kernel_initializer
 from deeplearn.layers.conditioning import (
     class_vectors,
     fourier_features,
-    require_conditioning,
+    require_classes,
+    require_frequencies,
 )
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import normalization
@@ -44,7 +45,8 @@ class MLPDenoiser(nn.Module):
     def __call__(
         self, x: Array, noise_level: Array, label: Array | None = None, *, train: bool = False
     ) -> Array:
-        require_conditioning("MLPDenoiser", "width", self.width, self.classes, label)
+        require_frequencies("MLPDenoiser", "width", self.width)
+        require_classes("MLPDenoiser", self.classes, label)
         if self.depth < 0:
             raise UsageError(f"depth={self.depth} of MLPDenoiser must be 0 or more")
         phi, init = activation(self.activation), kernel_initializer(self.activation)

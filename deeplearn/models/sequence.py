@@ -14,18 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.errors import UsageError
 from deeplearn.layers.embedding import Embedding
 from deeplearn.layers.normalization import normalization
 from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.products import product
+from deeplearn.layers.stack import recomputed, stacked
 from deeplearn.types import Array, Context, PyTree
-
-REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What the backward pass keeps of the forward pass: nothing but the input, or matrix products."""
 
 
 @struct.dataclass
@@ -117,7 +112,7 @@ class SequenceModel(nn.Module):
     `pattern` is repeated `repeats` times. `tied` uses the embedding as output kernel.
     `learned_positions` adds a learned vector to each of `max_length` positions; `max_length` is
     also what a sequence may have at most (None: any length). `remat` is None, "full" or "dots"
-    (Chen et al. 2016, arXiv:1604.06174). `scan` False makes every repetition a layer of its own.
+    (`stack.REMAT`). `scan` False makes every repetition a layer of its own.
     """
 
     vocabulary: int
@@ -152,28 +147,13 @@ class SequenceModel(nn.Module):
     def _stack(self) -> Any:
         # Copies without a parent: the blocks of the field itself belong to this module.
         blocks = tuple(block.clone(parent=None, _deep_clone=True) for block in self.pattern)
-        kind: Any = _Repetition
-        if self.remat is not None:
-            # Inside a scan the loop itself keeps XLA from undoing the recomputation.
-            kind = nn.remat(kind, policy=REMAT[self.remat], prevent_cse=not self.scan)
         if not self.scan:
+            kind = recomputed(_Repetition, self.remat)
             return [
                 kind(tuple(block.clone(parent=None, _deep_clone=True) for block in blocks))
                 for _ in range(self.repeats)
             ]
-        # A loop copies what the backward pass needs into stacks: a fifth of a step and a third of
-        # its memory on CPU (4 layers of Mamba, 5 of a Transformer). Compile time limits it to few
-        # layers. What is to be computed again stays in the loop.
-        few = jax.default_backend() == "cpu" and self.repeats <= 8 and self.remat is None
-        stacked = nn.scan(
-            kind,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            length=self.repeats,
-            unroll=self.repeats if few else 1,
-        )
-        return stacked(blocks)
+        return stacked(_Repetition, self.repeats, (0, nn.broadcast), self.remat)(blocks)
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> Carry:
         """The carry before the first token; attention keeps at most `capacity` tokens."""
@@ -186,10 +166,10 @@ class SequenceModel(nn.Module):
         zeros = jnp.zeros((batch,), jnp.int32)
         if not self.scan:
             return Carry(zeros, zeros, (layers,) * self.repeats, axis=0)
-        stacked = jax.tree.map(
+        repeated = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf[None], (self.repeats, *leaf.shape)), layers
         )
-        return Carry(zeros, zeros, stacked)
+        return Carry(zeros, zeros, repeated)
 
     def __call__(
         self,
@@ -268,8 +248,6 @@ class SequenceModel(nn.Module):
             raise UsageError("pattern=() of a sequence model must hold a block")
         if self.learned_positions and self.max_length is None:
             raise UsageError("learned_positions of a sequence model need its max_length")
-        if self.remat is not None and self.remat not in REMAT:
-            raise UsageError(f"remat={self.remat!r} is not known{did_you_mean(self.remat, REMAT)}")
 
     def _check_length(self, tokens: Array) -> None:
         if tokens.ndim != 2:

@@ -37,7 +37,8 @@ from deeplearn.layers.attention import Attention
 from deeplearn.layers.conditioning import (
     class_vectors,
     fourier_features,
-    require_conditioning,
+    require_classes,
+    require_frequencies,
 )
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
@@ -185,7 +186,8 @@ class UNet(nn.Module):
         return e
 
     def _check(self, shape: tuple[int, ...], label: Array | None) -> None:
-        require_conditioning("UNet", "channels", self.channels, self.classes, label)
+        require_frequencies("UNet", "channels", self.channels)
+        require_classes("UNet", self.classes, label)
         levels = len(self.multipliers)
         if not levels or min(self.multipliers) < 1 or self.blocks < 1:
             raise UsageError(
