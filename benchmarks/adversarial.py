@@ -7,7 +7,6 @@ at no cost to either.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,8 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from benchmarks.models import assign
-from benchmarks.steps import THREADS, Step, torch_step
-from benchmarks.timing import Row, compare
+from benchmarks.steps import Step, fastest, torch_step
+from benchmarks.timing import Row
 from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from deeplearn.optimizers import Adam
 from deeplearn.players import Players
@@ -147,15 +146,8 @@ def _latents(ours: Step, step: int, rows: int) -> np.ndarray:
 
 def step_race(name: str, goal: float) -> Row:
     """A step of both players with Adam against torch's fastest form."""
-    torch.set_num_threads(THREADS)
     work = f"DCGAN step of both players, 28×28 B{ROWS}"
-    found = []
-    for form in ("channels_last", "compile channels_last"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ours, peer = sides(form)
-            found.append(compare(name, work, f"torch {form}", ours, peer, goal))
-    return min(found, key=lambda row: row.peer_ms)
+    return fastest(name, work, sides, ("channels_last", "compile channels_last"), goal)
 
 
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:

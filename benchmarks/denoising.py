@@ -7,7 +7,6 @@ by hand with torch's own layers. Parameters begin random, so that nothing is 0: 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import jax
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.steps import RATE, THREADS, Step, torch_step
+from benchmarks.steps import RATE, THREADS, Step, fastest, torch_step
 from benchmarks.timing import Row, compare
 from benchmarks.torch_unet import IMAGE, PeerUNet, turned
 from deeplearn.models.unet import UNet
@@ -121,15 +120,8 @@ def _draws(ours: Step, step: int, label: np.ndarray) -> Draw:
 
 def step_race(name: str, goal: float) -> Row:
     """A step with Adam against torch's fastest form."""
-    torch.set_num_threads(THREADS)
     work = f"U-Net ch{NETWORK.channels} step, 28×28 B{ROWS}"
-    found = []
-    for form in ("channels_last", "compile channels_last"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ours, peer = sides(form)
-            found.append(compare(name, work, f"torch {form}", ours, peer, goal))
-    return min(found, key=lambda row: row.peer_ms)
+    return fastest(name, work, sides, ("channels_last", "compile channels_last"), goal)
 
 
 def samplers() -> tuple[Callable[[], np.ndarray], Callable[[], torch.Tensor]]:

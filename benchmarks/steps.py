@@ -93,6 +93,25 @@ def torch_step(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor
     return float(value.detach())
 
 
+def fastest(
+    name: str,
+    work: str,
+    sides: Callable[[str], tuple[Callable[[], object], Callable[[], object]]],
+    forms: tuple[str, ...],
+    goal: float,
+    steps: tuple[int, int] = (1, 1),
+) -> Row:
+    """Ours against that of torch's `forms` which is fastest; `sides` makes both of a form."""
+    torch.set_num_threads(THREADS)
+    rows = []
+    for form in forms:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ours, peer = sides(form)
+            rows.append(compare(name, work, f"torch {form}", ours, peer, goal, steps))
+    return min(rows, key=lambda row: row.peer_ms)
+
+
 class Peer:
     """Torch's step on the same batch."""
 
@@ -140,24 +159,21 @@ def race(
     goal: float,
 ) -> Row:
     """Our step against the fastest form of torch's; the first 20 losses must agree."""
-    torch.set_num_threads(THREADS)
     generator = np.random.default_rng(0)
     batch = {
         "x": generator.normal(size=shape).astype(np.float32),
         "label": generator.integers(0, classes, shape[0]).astype(np.int32),
     }
-    rows = []
-    for form in forms:
+
+    def sides(form: str) -> tuple[Ours, Peer]:
         ours = Ours(model, batch, calls[0])
         theirs = peer_model()
         share(ours.params, theirs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            peer = Peer(theirs, batch, form, calls[1])
-            np.testing.assert_allclose(peer.losses(20), ours.losses(20), rtol=1e-2)
-            row = compare(name, work, f"torch {form}", ours, peer, goal, calls)
-        rows.append(row)
-    return min(rows, key=lambda row: row.peer_ms)
+        peer = Peer(theirs, batch, form, calls[1])
+        np.testing.assert_allclose(peer.losses(20), ours.losses(20), rtol=1e-2)
+        return ours, peer
+
+    return fastest(name, work, sides, forms, goal, calls)
 
 
 def sklearn_race(goal: float) -> Row:

@@ -72,7 +72,7 @@ class PeerUNet(nn.Module):
         width, last = 4 * sizes.channels, len(sizes.multipliers) - 1
         features = [sizes.channels * multiplier for multiplier in sizes.multipliers]
         self.level_1, self.level_2 = nn.Linear(sizes.channels, width), nn.Linear(width, width)
-        self.classes = nn.Parameter(torch.empty(sizes.classes, width))
+        self.class_embedding = nn.Parameter(torch.empty(sizes.classes, width))
         periods = 2 * np.pi * np.geomspace(1 / 8, 32, sizes.channels // 2)
         self._frequencies = torch.from_numpy(periods.astype(np.float32))
 
@@ -134,7 +134,7 @@ class PeerUNet(nn.Module):
         angles = level[:, None] * self._frequencies
         features = torch.cat([angles.sin(), angles.cos()], dim=1)
         e = self.level_2(functional.silu(self.level_1(features)))
-        return e + self.classes[label.clamp(min=0)] * (label >= 0)[:, None]
+        return e + self.class_embedding[label.clamp(min=0)] * (label >= 0)[:, None]
 
 
 def copy_unet(params: PyTree, module: nn.Module) -> None:

@@ -6,7 +6,7 @@ attention; TRF-2 generates text with a cache of keys and values, against transfo
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.models import assign
-from benchmarks.steps import RATE, THREADS, Step, torch_step
+from benchmarks.steps import RATE, THREADS, Step, fastest, torch_step
 from benchmarks.timing import Row, compare
 from deeplearn.models.transformer import GPT2, transformer
 from deeplearn.optimizers import AdamW
@@ -131,15 +131,9 @@ def step_sides(sizes: GPT2, rows: int, form: str) -> tuple[Step, PeerStep]:
 
 def step_race(name: str, goal: float, sizes: GPT2 = CHARACTERS, rows: int = ROWS) -> Row:
     """A whole step with AdamW against torch's fastest form."""
-    torch.set_num_threads(THREADS)
     work = f"char-GPT step L{sizes.depth} D{sizes.width} T{sizes.max_length} B{rows}"
-    found = []
-    for form in ("eager", "compile"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ours, peer = step_sides(sizes, rows, form)
-            found.append(compare(name, work, f"torch {form}", ours, peer, goal))
-    return min(found, key=lambda row: row.peer_ms)
+    sides = functools.partial(step_sides, sizes, rows)
+    return fastest(name, work, sides, ("eager", "compile"), goal)
 
 
 def peer_model() -> GPT2LMHeadModel:
