@@ -9,24 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from processes import PROCESSES, every_process
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.predictions import PREDICTIONS, convert, total_scale
-from deeplearn.processes import DDPM, Cosine, RectifiedFlow, VarianceExploding
+from deeplearn.processes import RectifiedFlow, VarianceExploding
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.denoising import WEIGHTINGS, Denoising, _fingerprint
 from deeplearn.tasks.task import Generative, Task
 
 X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
 LABEL = np.arange(8, dtype="int32") % 3
-PROCESSES = {
-    "ddpm": DDPM(),
-    "cosine": Cosine(),
-    "exploding": VarianceExploding(),
-    "flow": RectifiedFlow(),
-}
-every_process = pytest.mark.parametrize("name", PROCESSES)
 # A discrete level and a continuous one; each process costs seconds of compilation.
 two_processes = pytest.mark.parametrize("name", ["ddpm", "exploding"])
 

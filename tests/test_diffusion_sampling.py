@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mixtures import Mixture
+from processes import PROCESSES, every_process
 
 from deeplearn.errors import UsageError
 from deeplearn.processes import (
@@ -29,19 +30,12 @@ from deeplearn.sampling.guidance import guided, inpainting
 
 LINE = Mixture(((-0.6,), (0.8,)), (0.5, 0.4), (0.4, 0.6))
 PLANE = Mixture(((-1.0, 0.5), (1.0, 0.0), (0.0, -1.0)), (0.3, 0.2, 0.4), (0.3, 0.3, 0.4))
-PROCESSES = {
-    "ddpm": DDPM(),
-    "cosine": Cosine(),
-    "exploding": VarianceExploding(),
-    "flow": RectifiedFlow(),
-}
 COUNTS = (64, 128, 256, 512)
 GRIDS = {
     "ddpm": functools.partial(uniform_levels, 1000.0, 200.0),
     "exploding": functools.partial(karras_levels, 20.0, 0.1, clean=False),
     "flow": functools.partial(uniform_levels, 0.9, 0.1),
 }
-every_process = pytest.mark.parametrize("name", PROCESSES)
 
 
 def start(process, key, shape):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import PROCESSES, every_process
 
 from deeplearn.errors import UsageError
 from deeplearn.predictions import (
@@ -19,15 +20,7 @@ from deeplearn.predictions import (
     total_scale,
     x0_of,
 )
-from deeplearn.processes import DDPM, Cosine, RectifiedFlow, VarianceExploding, diffuse
-
-PROCESSES = {
-    "ddpm": DDPM(),
-    "cosine": Cosine(),
-    "exploding": VarianceExploding(),
-    "flow": RectifiedFlow(),
-}
-every_process = pytest.mark.parametrize("name", PROCESSES)
+from deeplearn.processes import DDPM, VarianceExploding, diffuse
 
 
 @every_process

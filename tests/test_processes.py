@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import PROCESSES, every_process
 
 from deeplearn.errors import UsageError
 from deeplearn.processes import (
@@ -16,14 +17,6 @@ from deeplearn.processes import (
     diffuse,
     karras_levels,
 )
-
-PROCESSES = {
-    "ddpm": DDPM(),
-    "cosine": Cosine(),
-    "exploding": VarianceExploding(),
-    "flow": RectifiedFlow(),
-}
-every_process = pytest.mark.parametrize("name", PROCESSES)
 
 
 @every_process
