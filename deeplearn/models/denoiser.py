@@ -7,7 +7,7 @@
 
 The class vector of label −1, or without a label, is 0. Initializer: He normal or Glorot uniform by
 the activation; W is 0, so that an untrained network predicts 0. Weight decay leaves out the leaves
-`bias` and `scale`.
+`bias`, `scale` and `class_embedding`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class MLPDenoiser(nn.Module):
 
         e = dense(self.width, "level")(fourier_features(noise_level, self.width))
         if self.classes:
-            table = self.param("classes", nn.initializers.normal(1.0), (self.classes, self.width))
+            table = self.param(
+                "class_embedding", nn.initializers.normal(1.0), (self.classes, self.width)
+            )
             if label is not None:
                 e = e + class_vectors(table.astype(e.dtype), label)
         e = phi(e)

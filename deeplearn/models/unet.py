@@ -19,7 +19,7 @@ which starts as the identity; there it stands behind the attention of places onl
 
 Initializer: He normal behind an activation, else Glorot uniform; the last kernel of each block, of
 each attention and of the network are 0, so that blocks start as the identity and an untrained
-network predicts 0. Weight decay leaves out the leaves `bias` and `scale`.
+network predicts 0. Weight decay leaves out the leaves `bias`, `scale` and `class_embedding`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ class UNet(nn.Module):
         e = jax.nn.silu(dense(kernel_init=_LINEAR, name="level_1")(features))
         e = dense(kernel_init=_AFTER_SILU, name="level_2")(e)
         if self.classes:
-            table = self.param("classes", nn.initializers.normal(1.0), (self.classes, width))
+            table = self.param(
+                "class_embedding", nn.initializers.normal(1.0), (self.classes, width)
+            )
             if label is not None:
                 e = e + class_vectors(table.astype(e.dtype), label)
         return e
