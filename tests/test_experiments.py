@@ -21,7 +21,7 @@ from deeplearn.report.receipt import state_sha256
 from deeplearn.train import load, train
 from experiments._command import experiments
 
-# Images of full size take long in programs that are not optimized.
+# What users train is what is tested; to leave optimizations out saves little of these programs.
 pytestmark = pytest.mark.usefixtures("optimized")
 
 COMMON = [
