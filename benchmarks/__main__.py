@@ -66,4 +66,8 @@ def _write(suite: str, rows: list) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(
+            "python -m benchmarks runs all; for a part: ./launch.sh bench --suite=NAME --only=ID"
+        )
     sys.exit(main())
