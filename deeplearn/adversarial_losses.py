@@ -81,6 +81,28 @@ LOSSES: Mapping[str, AdversarialLoss] = {
 """The losses by name."""
 
 
+def gradient_penalty(
+    critic: Critic,
+    real: Array,
+    fake: Array,
+    rng: Array,
+    *,
+    r1: float = 0.0,
+    r2: float = 0.0,
+    interpolated: float = 0.0,
+) -> Array | None:
+    """The penalties below, each times its weight, summed (B,); None where all weights are 0."""
+    terms = []
+    if r1:
+        terms.append(r1 * zero_centered_penalty(critic, real))
+    if r2:
+        terms.append(r2 * zero_centered_penalty(critic, fake))
+    if interpolated:
+        mixing = jax.random.uniform(rng, (len(real),))
+        terms.append(interpolated * interpolated_penalty(critic, real, fake, mixing))
+    return sum(terms[1:], start=terms[0]) if terms else None
+
+
 def zero_centered_penalty(critic: Critic, images: Array) -> Array:
     """½·‖∇ critic‖² at each image, fp32 (B,): R1 at real images, R2 at fake ones.
 

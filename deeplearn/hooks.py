@@ -99,6 +99,7 @@ class Log(Hook):
         if row["skipped"] > 0:
             raise_if_halted(loop)
         self.report(loop, step, "train", row)
+        _raise_if_collapsed(loop, step, row)
 
     def report(self, loop: Loop, step: int, split: str, row: dict[str, float]) -> None:
         """Passes one row to every report and keeps it as the latest of its split."""
@@ -238,3 +239,13 @@ def raise_if_halted(loop: Loop) -> None:
         f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
         " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
     )
+
+
+def _raise_if_collapsed(loop: Loop, step: int, row: dict[str, float]) -> None:
+    """Raises `NumericsError` where a part of the task is finite and can no longer learn."""
+    task = loop.experiment.task
+    if isinstance(task, Diagnosing) and (reason := task.collapse(row)):
+        raise NumericsError(
+            f"experiment '{loop.experiment.name}': in step {step} {reason}; start in a new"
+            " directory with a lower learning rate or another objective"
+        )

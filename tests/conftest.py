@@ -24,6 +24,22 @@ hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=
 hypothesis.settings.load_profile("reproducible")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps compiled programs for all tests of this session, and for the processes they start."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("jax_compilation_cache_dir", str(session / "programs")),
+            ("jax_persistent_cache_min_compile_time_secs", 0.2),
+        ):
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
     """Frees what a file has compiled."""

@@ -145,6 +145,15 @@ def test_statistics_are_of_one_pass_over_real_and_fake(batch, key):
     )
 
 
+def test_batch_norm_sees_fake_images_beside_real_ones_in_both_terms(batch, key):
+    """So that the generator is told of the logits that the discriminator learns by."""
+    variables = start(NORMED, key, batch)
+    one_row = {name: x[:1] for name, x in batch.items()}
+    _, aux = jax.jit(NORMED.loss)(variables, one_row, key)
+    loss = -jax.nn.log_sigmoid(aux.metrics["fake_logit"].value)
+    np.testing.assert_allclose(aux.metrics["generator_loss"].value, loss, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["r1", "r2", "interpolated"])
 def test_a_penalty_refuses_batch_norm_of_the_discriminator_only(name, batch, key):
     task = dataclasses.replace(NORMED, **{name: 1.0})

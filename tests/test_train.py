@@ -9,6 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from deeplearn.data.memory import Arrays
 from deeplearn.errors import (
@@ -201,6 +202,27 @@ def test_the_stop_names_the_player_that_broke(name, experiment, tmp_path):
         experiment, task=Adversarial(*models, latent=2), optimizer=players, evaluation={}
     )
     with pytest.raises(NumericsError, match=f"is not finite in the {name}, and no state"):
+        train(game, tmp_path / "run")
+
+
+class Unmoved(nn.Module):
+    """A discriminator whose last bias is all it says."""
+
+    @nn.compact
+    def __call__(self, image, *, train=False):
+        bias = self.param("bias", nn.initializers.constant(0.3), ())
+        return bias + 0 * image.sum(-1)
+
+
+def test_a_discriminator_that_tells_nothing_stops_the_run(experiment, tmp_path):
+    game = dataclasses.replace(
+        experiment,
+        task=Adversarial(MLPGenerator((4,), outputs=4), Unmoved(), latent=2),
+        optimizer=Players(),
+        evaluation={},
+        skip_limit=3,
+    )
+    with pytest.raises(NumericsError, match=r"in step \d+ the discriminator gives all images one"):
         train(game, tmp_path / "run")
 
 

@@ -23,12 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deeplearn.adversarial_losses import (
-    LOSSES,
-    Critic,
-    interpolated_penalty,
-    zero_centered_penalty,
-)
+from deeplearn.adversarial_losses import LOSSES, gradient_penalty
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
@@ -36,6 +31,8 @@ from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, i
 from deeplearn.types import Array, Aux, Batch, Mean, PyTree, Variables
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+COLLAPSED = 1e-6
+"""Logits that differ by less, relative to their size, are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,10 @@ class Adversarial:
     def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
         """The sum of both players' mean losses.
 
-        Metrics are both losses, the mean logits, the penalty where there is one, and
-        `fake_magnitude`, the mean |x| of the generator's images.
+        Metrics are both losses, the mean logits, the penalty where there is one, `logit_deviation`,
+        the mean distance of a logit from that of all images, and `fake_magnitude`, the mean |x| of
+        the generator's images. A discriminator with BatchNorm judges fake images beside the real
+        ones in both terms, since what it says of an image depends on the others.
         """
         self._refuse_batch_norm(variables)
         batch = cleared(batch)
@@ -113,20 +112,25 @@ class Adversarial:
 
         # What this pass does to the statistics is dropped: they are the discriminator's own.
         frozen = {**discriminator, "params": jax.lax.stop_gradient(discriminator["params"])}
-        judged, _ = apply_training(self.discriminator, frozen, discriminator_rng, fake, *labels)
+        judged = self._judge(frozen, discriminator_rng, fake, real, labels)
 
         means = self._means(jax.lax.stop_gradient(real_logits), real_logits, fake_logits, judged)
-        penalties = self._penalties(
+        penalties = gradient_penalty(
             lambda images: apply_training(
                 self.discriminator, discriminator, discriminator_rng, images, *labels
             )[0],
             real,
             fixed,
             mixing_rng,
+            r1=self.r1,
+            r2=self.r2,
+            interpolated=self.interpolated,
         )
         if penalties is not None:
             means["discriminator_loss"] += penalties
             means["gradient_penalty"] = penalties
+        center = (Mean.of(real_logits, mask).value + Mean.of(fake_logits, mask).value) / 2
+        means["logit_deviation"] = jnp.abs(jnp.stack([real_logits, fake_logits]) - center).mean(0)
         means["fake_magnitude"] = jnp.abs(fixed).reshape(len(fixed), -1).mean(-1)
         metrics = {name: Mean.of(values, mask) for name, values in means.items()}
         total = metrics["generator_loss"].value + metrics["discriminator_loss"].value
@@ -202,11 +206,33 @@ class Adversarial:
         losses = [metrics["generator_loss"], metrics["discriminator_loss"]]
         return "" if all(map(math.isfinite, losses)) else DISCRIMINATOR
 
+    def collapse(self, metrics: Mapping[str, float]) -> str:
+        """The player that can no longer play by a row of training metrics, and why; "" if none.
+
+        A discriminator that gives all images one logit, not 0 as an untrained one may, has no
+        gradient to hand on. One that wins has: by all objectives here the generator's loss has a
+        slope where its images are recognized.
+        """
+        size = max(abs(metrics["real_logit"]), abs(metrics["fake_logit"]))
+        if metrics["logit_deviation"] < COLLAPSED * size:
+            return f"the {DISCRIMINATOR} gives all images one logit, from which nobody learns"
+        return ""
+
     def _labels(self, batch: Batch) -> tuple[Array, ...]:
         return (batch["label"],) if self.conditional else ()
 
     def _latents(self, rng: Array, count: int) -> Array:
         return jax.random.normal(rng, (count, self.latent), jnp.float32)
+
+    def _judge(
+        self, variables: Variables, rng: Array, fake: Array, real: Array, labels: tuple[Array, ...]
+    ) -> Array:
+        """The logits of fake images, beside real ones where a logit depends on other images."""
+        if "batch_stats" in variables:
+            fake = jnp.concatenate([real, fake])
+            labels = tuple(jnp.concatenate([label, label]) for label in labels)
+        logits, _ = apply_training(self.discriminator, variables, rng, fake, *labels)
+        return logits[-len(real) :]
 
     def _means(self, rival: Array, real: Array, fake: Array, judged: Array) -> dict[str, Array]:
         """Losses and logits (B,): `rival` and `judged` are real and fake as the generator's."""
@@ -217,18 +243,6 @@ class Adversarial:
             "real_logit": real,
             "fake_logit": fake,
         }
-
-    def _penalties(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array | None:
-        """The sum of the gradient penalties (B,); None where there is none."""
-        terms = []
-        if self.r1:
-            terms.append(self.r1 * zero_centered_penalty(critic, real))
-        if self.r2:
-            terms.append(self.r2 * zero_centered_penalty(critic, fake))
-        if self.interpolated:
-            mixing = jax.random.uniform(rng, (len(real),))
-            terms.append(self.interpolated * interpolated_penalty(critic, real, fake, mixing))
-        return sum(terms[1:], start=terms[0]) if terms else None
 
     def _refuse_batch_norm(self, variables: Variables) -> None:
         penalized = [name for name in ("r1", "r2", "interpolated") if getattr(self, name)]

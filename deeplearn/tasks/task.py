@@ -42,10 +42,14 @@ class Task(Protocol):
 
 @runtime_checkable
 class Diagnosing(Task, Protocol):
-    """A task of several parts that can tell which of them stopped being finite."""
+    """A task of several parts that can tell which of them broke."""
 
     def diagnose(self, metrics: Mapping[str, float]) -> str:
         """The name of the part that a row of training metrics shows to be broken; "" if none."""
+        ...
+
+    def collapse(self, metrics: Mapping[str, float]) -> str:
+        """Which part is finite and yet ends all learning, by such a row, and why; "" if none."""
         ...
 
 
