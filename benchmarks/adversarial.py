@@ -112,7 +112,9 @@ class PeerStep:
         logits = self._discriminator(torch.cat([self._real, fake.detach()]))
         real, judged_fake = logits.chunk(2)
         frozen = {name: p.detach() for name, p in self._discriminator.named_parameters()}
-        judged = functional_call(self._discriminator, frozen, (fake,))
+        # Its BatchNorm sees the real images beside, as ours does.
+        beside = torch.cat([self._real, fake])
+        _, judged = functional_call(self._discriminator, frozen, (beside,)).chunk(2)
         discriminator = functional.softplus(-real) + functional.softplus(judged_fake)
         return (functional.softplus(-judged) + discriminator).mean()
 

@@ -91,7 +91,11 @@ def gradient_penalty(
     r2: float = 0.0,
     interpolated: float = 0.0,
 ) -> Array | None:
-    """The penalties below, each times its weight, summed (B,); None where all weights are 0."""
+    """The sum fp32 (B,) of the penalties below, each times its weight; None without a weight.
+
+    Images are (B, …). `r1` weighs the zero-centered penalty at real images, `r2` that at fake ones,
+    `interpolated` the one between them, at places drawn by `rng`.
+    """
     terms = []
     if r1:
         terms.append(r1 * zero_centered_penalty(critic, real))

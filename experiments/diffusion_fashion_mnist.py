@@ -2,7 +2,7 @@
 
     ./launch.sh train --experiment=diffusion_fashion_mnist
 
-60 minutes on 2 CPU cores that other work shared (one seed; 0.73 s a step where nothing else runs).
+60 minutes on 2 CPU cores that other work shared (one seed; 0.78 s a step where nothing else ran).
 The loss on the test set is 0.185, and the error of x0 0.0217 a pixel, squared.
 """
 
