@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from deeplearn.data.builders import tabular
 from deeplearn.data.bundled import Bundled
 from deeplearn.data.dataset import Field, Sequential, Shuffled
 from deeplearn.data.stream import TfdsImages
@@ -163,6 +164,19 @@ def test_what_was_prepared_equals_its_source(prepared):
     for split in ("train", "validation", "test"):
         source, bundled = digits(prepared, split), Bundled("digits", split)
         assert source.digest == bundled.digest and source.spec == bundled.spec
+
+
+def test_a_dataset_that_another_process_prepares_first_is_read(tmp_path, monkeypatch):
+    generators, found = tabular.Builder._split_generators, []
+
+    def slow(builder, manager):
+        if not found:  # while this one prepares, another begins and comes to its end
+            found.append(0)
+            found.append(len(digits(tmp_path)))
+        return generators(builder, manager)
+
+    monkeypatch.setattr(tabular.Builder, "_split_generators", slow)
+    assert len(digits(tmp_path)) == 1249 and found == [0, 1249]
 
 
 def test_the_second_reading_uses_the_arrays_beside_the_records(copied, monkeypatch):

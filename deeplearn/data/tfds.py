@@ -181,6 +181,9 @@ def _prepare(own: Any, name: str, version: str | None, root: Path) -> Any:
     except DataError:
         raise
     except Exception as error:
+        # Another process, started beside this one, may have prepared it first.
+        if directory := _prepared(name, version, root):
+            return tfds.builder_from_directory(directory)
         raise DataError(f"dataset '{name}' cannot be prepared: {_line(error)}") from error
     return builder
 
