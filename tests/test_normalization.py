@@ -69,6 +69,20 @@ def test_group_norm_equals_flax(key):
         GroupNorm(4).init(key, x)
 
 
+def test_group_norm_scales_and_shifts_each_example(key):
+    x, s, t = normal(4, 5, 2, 6), normal(4, 6), 3 + normal(4, 6)
+    layer = GroupNorm(3)
+    params = layer.init(key, x)
+    whole = lambda x, s, t: layer.apply(params, x, modulation=(s, t))  # noqa: E731
+    apart = lambda x, s, t: (1 + s[:, None, None]) * layer.apply(params, x) + t[:, None, None]  # noqa: E731
+
+    def run(function):
+        loss = lambda *given: jnp.sin(function(*given)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, s, t)
+
+    assert_close(run(whole), run(apart))
+
+
 def test_layer_norm_equals_flax():
     x = 2 + 3 * normal(4, 5, 3)
 

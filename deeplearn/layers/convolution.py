@@ -60,11 +60,14 @@ class Conv(nn.Module):
             return self.kernel_init(key, (math.prod(shape[:3]), self.features)).reshape(shape)
 
         kernel = self.param("kernel", init)
-        y = convolve(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
+        y = self._convolved(x.astype(dtype), kernel.astype(dtype))
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,)).astype(dtype)
             y = y + jnp.broadcast_to(bias, y.shape)
         return y
+
+    def _convolved(self, x: Array, kernel: Array) -> Array:
+        return convolve(x, kernel, self.strides, self.padding)
 
 
 def convolve(x: Array, kernel: Array, strides: int | Pair = 1, padding: Padding = "SAME") -> Array:

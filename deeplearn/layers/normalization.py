@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -101,6 +102,9 @@ class GroupNorm(nn.Module):
     A group is C / `groups` neighbouring channels of one example at all places. Parameters `scale`
     and `bias` (C,). Raises `UsageError` where `groups` does not divide C. Wu & He 2018
     (arXiv:1803.08494).
+
+    `modulation` are s and t (B, C) of each example: (1 + s)·y + t of what the layer gives else, at
+    no cost for a place of the image. Perez et al. 2018 (arXiv:1709.07871).
     """
 
     groups: int = 32
@@ -108,28 +112,38 @@ class GroupNorm(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self, x: Array, *, modulation: tuple[Array, Array] | None = None, train: bool = False
+    ) -> Array:
         del train  # the same in training; the argument makes the layers interchangeable
-        dtype, (batch, channels) = compute_dtype(self.dtype), (len(x), x.shape[-1])
+        dtype, channels = compute_dtype(self.dtype), x.shape[-1]
         if self.groups < 1 or channels % self.groups:
             raise UsageError(
                 f"GroupNorm: groups={self.groups} does not divide the {channels} channels"
             )
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        rows = x.reshape(batch, -1, channels).astype(jnp.float32)
-
-        def per_channel(moment: Array) -> Array:
-            """The mean over each group of (B, C), repeated for its channels."""
-            mean = moment.reshape(batch, self.groups, -1).mean(-1)
-            return jnp.repeat(mean, channels // self.groups, axis=1)
-
-        mean = per_channel(rows.mean(1))
-        var = jnp.maximum(per_channel(jnp.square(rows).mean(1)) - jnp.square(mean), 0.0)
+        rows = x.reshape(len(x), -1, channels).astype(jnp.float32)
+        mean = self._of_group(rows.mean(1))
+        var = jnp.maximum(self._of_group(jnp.square(rows).mean(1)) - jnp.square(mean), 0.0)
         # One multiply-add, as in BatchNorm.
         gain = scale[None] * lax.rsqrt(var + self.epsilon)
         shift = bias[None] - mean * gain
+        if modulation is not None:
+            s, t = (part.astype(jnp.float32) for part in modulation)
+            gain, shift = (1 + s) * gain, (1 + s) * shift + t
         return (rows * gain[:, None] + shift[:, None]).astype(dtype).reshape(x.shape)
+
+    def _of_group(self, moment: Array) -> Array:
+        """The mean over its group, for every channel of (B, C).
+
+        As a matrix product, whose result XLA on CPU keeps. A mean and its repetition join the loop
+        over places, which cannot be vectorized then (the step of a U-Net takes a quarter longer).
+        """
+        size = moment.shape[-1] // self.groups
+        block = np.full((size, size), 1 / size, np.float32)
+        mixing = np.kron(np.eye(self.groups, dtype=np.float32), block)
+        return jnp.matmul(moment, mixing, precision=lax.Precision.HIGHEST)
 
 
 _TABLE = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}

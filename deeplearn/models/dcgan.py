@@ -27,8 +27,8 @@ from deeplearn.errors import UsageError
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import BatchNorm
-from deeplearn.layers.pooling import upsample
 from deeplearn.layers.spectral_norm import SpectralConv
+from deeplearn.layers.upsampled_convolution import UpsampledConv
 from deeplearn.models.gan import Projection, coarsest, with_label
 from deeplearn.types import Array
 
@@ -63,16 +63,16 @@ class DCGANGenerator(nn.Module):
         x = dense(x).reshape(-1, height, width, self.channels[0])
         for stage, channels in enumerate((*self.channels[1:], self.image[-1])):
             norm = BatchNorm(dtype=self.dtype, scale_init=_scale, name=f"norm{stage}")
-            x = upsample(nn.relu(norm(x, train=train)))
             last = stage == len(self.channels) - 1
-            x = Conv(
+            conv = UpsampledConv(
                 channels,
                 self.kernel_size,
                 use_bias=last,
                 dtype=self.dtype,
                 kernel_init=_KERNEL,
                 name=f"conv{stage}",
-            )(x)
+            )
+            x = conv(nn.relu(norm(x, train=train)))
         return jnp.tanh(x.astype(jnp.float32))
 
 

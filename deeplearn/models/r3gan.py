@@ -4,7 +4,7 @@ Source: Huang et al., 2024, "The GAN is dead; long live the GAN!" (arXiv:2501.05
 
     y = x + W_3 φ(W_2 φ(W_1 φ(x)))          W_1, W_3 of 1×1, W_2 of 3×3, φ leaky relu
 
-    generator       z → basis → [blocks] → (upsample → 1×1 → [blocks]) … → 1×1 → image
+    generator       z → basis → [blocks] → (1×1 → upsample → [blocks]) … → 1×1 → image
     discriminator   image → 1×1 → [blocks] → (halve → 1×1 → [blocks]) … → basis → logit
 
 A basis is one learned image for each channel: the generator scales it by a projection of z, the
@@ -75,7 +75,8 @@ class R3GANGenerator(nn.Module):
         x = jnp.einsum("bc,yxc->byxc", x, basis.astype(x.dtype))
         for stage, channels in enumerate(self.channels):
             if stage > 0:
-                x = _resize(channels, self.dtype, f"resize{stage}")(upsample(x))
+                # 1×1 first: the same values of a quarter of the pixels.
+                x = upsample(_resize(channels, self.dtype, f"resize{stage}")(x))
             for block in range(self.blocks):
                 total = len(self.channels) * self.blocks
                 x = _Block(total, self.dtype, name=f"stage{stage}_block{block}")(x)

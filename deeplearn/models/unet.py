@@ -43,8 +43,8 @@ from deeplearn.layers.conditioning import (
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import GroupNorm
-from deeplearn.layers.pooling import upsample
 from deeplearn.layers.temporal_attention import TemporalAttention
+from deeplearn.layers.upsampled_convolution import UpsampledConv
 from deeplearn.types import Array, Context
 
 _AFTER_SILU = kernel_initializer("silu")
@@ -62,11 +62,11 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, e: Array, *, train: bool) -> Array:
         conv, size = partial(Conv, self.features, dtype=self.dtype), self.features
-        h = jax.nn.silu(_norm(x, self.dtype, "norm_1"))
+        h = jax.nn.silu(_norm(x, self.dtype, "norm_1")(x))
         h = conv(kernel_init=_AFTER_SILU, name="conv_1")(h)
         modulation = Dense(2 * size, dtype=self.dtype, kernel_init=_AFTER_SILU, name="modulation")
-        scale, shift = jnp.split(modulation(e)[:, None, None], 2, axis=-1)
-        h = jax.nn.silu((1 + scale) * _norm(h, self.dtype, "norm_2") + shift)
+        scale_and_shift = tuple(jnp.split(modulation(e), 2, axis=-1))
+        h = jax.nn.silu(_norm(h, self.dtype, "norm_2")(h, modulation=scale_and_shift))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(kernel_init=_ZEROS, name="conv_2")(h)
         if x.shape[-1] != size:
@@ -94,7 +94,7 @@ class _SelfAttention(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        tokens = _norm(x, self.dtype, "norm").reshape(b, y * x_size, c)
+        tokens = _norm(x, self.dtype, "norm")(x).reshape(b, y * x_size, c)
         places = jnp.arange(y * x_size)[None]
         return x + attention(tokens, None, Context(None, places))[0].reshape(x.shape)
 
@@ -166,9 +166,12 @@ class UNet(nn.Module):
                 h = block(h, level, f"up_{level}_{number}")
             if level > 0:
                 size = self.channels * multiplier
-                h = conv(size, kernel_init=_LINEAR, name=f"double_{level}")(upsample(h))
+                double = UpsampledConv(
+                    size, dtype=self.dtype, kernel_init=_LINEAR, name=f"double_{level}"
+                )
+                h = double(h)
 
-        h = jax.nn.silu(_norm(h, self.dtype, "norm"))
+        h = jax.nn.silu(_norm(h, self.dtype, "norm")(h))
         h = conv(x.shape[-1], kernel_init=_ZEROS, name="output")(h)
         return h.reshape(x.shape).astype(jnp.float32)
 
@@ -221,8 +224,8 @@ class UNet(nn.Module):
             )
 
 
-def _norm(x: Array, dtype: str, name: str) -> Array:
-    """GroupNorm of at most 32 groups, of at least four channels where there are four."""
+def _norm(x: Array, dtype: str, name: str) -> GroupNorm:
+    """GroupNorm for x: at most 32 groups, of at least four channels where there are four."""
     channels = x.shape[-1]
     groups = math.gcd(32, channels, max(1, channels // 4))
-    return GroupNorm(groups, dtype=dtype, name=name)(x)
+    return GroupNorm(groups, dtype=dtype, name=name)
