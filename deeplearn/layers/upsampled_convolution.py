@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.convolution import Conv, Pair, convolve
+from deeplearn.layers.convolution import Conv, Pair, convolve, interleaved
 from deeplearn.layers.pooling import upsample
 from deeplearn.types import Array
 
@@ -39,18 +39,13 @@ def convolve_upsampled(x: Array, kernel: Array) -> Array:
     """
     if jax.default_backend() != "cpu":
         return convolve(upsample(x), kernel)
-    b, y, x_size, _ = x.shape
-    rows = []
-    for phase in (0, 1):
-        row_taps, row_pads = _taps(phase, kernel.shape[0])
-        columns = []
-        for column_phase in (0, 1):
-            column_taps, column_pads = _taps(column_phase, kernel.shape[1])
-            summed = jnp.einsum("ph,qw,hwcf->pqcf", row_taps, column_taps, kernel)
-            pads = (row_pads, column_pads)
-            columns.append(convolve(x, summed.astype(kernel.dtype), 1, pads))
-        rows.append(jnp.stack(columns, 3))
-    return jnp.stack(rows, 2).reshape(b, 2 * y, 2 * x_size, -1)
+    rows, columns = ([_taps(phase, size) for phase in (0, 1)] for size in kernel.shape[:2])
+
+    def second(row: tuple[np.ndarray, Pair], column: tuple[np.ndarray, Pair]) -> Array:
+        summed = jnp.einsum("ph,qw,hwcf->pqcf", row[0], column[0], kernel).astype(kernel.dtype)
+        return convolve(x, summed, 1, (row[1], column[1]))
+
+    return interleaved([[second(row, column) for column in columns] for row in rows])
 
 
 def _taps(phase: int, size: int) -> tuple[np.ndarray, Pair]:
