@@ -1,17 +1,15 @@
 """What diffusion and flow on Fashion-MNIST share: network, data, optimizer, images seen."""
 
-from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
 from deeplearn.models.unet import UNet
 from deeplearn.optimizers import AdamW
 from deeplearn.processes import Process
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.denoising import Denoising
+from experiments._fashion_mnist import signed
 
-# Pixels in [−1, 1], and their standard deviation there.
-TRAIN = Tfds("fashion_mnist", "train", mean=(0.5,), std=(0.5,))
-TEST = Tfds("fashion_mnist", "test", mean=(0.5,), std=(0.5,))
-DATA_SCALE = 0.71
+TRAIN, TEST = signed("train"), signed("test")
+DATA_SCALE = 0.71  # the deviation of pixels in [−1, 1]
 
 
 def fashion_denoising(name: str, process: Process, prediction: str) -> Experiment:

@@ -8,15 +8,14 @@ bootstrap interval 92.2 to 93.2). After 8 epochs with random crops it was 90.5 %
 
 from deeplearn.data.image import RandomFlip
 from deeplearn.data.split import Split
-from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
 from deeplearn.models.alexnet import AlexNet
 from deeplearn.optimizers import AdamW
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.classification import Classification
+from experiments._fashion_mnist import standardized
 
-TRAIN = Tfds("fashion_mnist", "train", mean=(0.286,), std=(0.353,))
-TEST = Tfds("fashion_mnist", "test", mean=(0.286,), std=(0.353,))
+TRAIN, TEST = standardized("train"), standardized("test")
 MODEL = AlexNet(
     outputs=10, channels=(32, 64, 96, 96, 64), hidden=(256, 256), window=5, stride=1, dropout=0.3
 )

@@ -6,16 +6,14 @@ It has not been run in full yet. Optimizer and batch size of Radford, Metz & Chi
 (arXiv:1511.06434).
 """
 
-from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
 from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from deeplearn.optimizers import Adam
 from deeplearn.players import Players
 from deeplearn.tasks.adversarial import Adversarial
+from experiments._fashion_mnist import signed
 
-# Pixels in [−1, 1], where the generator's tanh ends.
-TRAIN = Tfds("fashion_mnist", "train", mean=(0.5,), std=(0.5,))
-TEST = Tfds("fashion_mnist", "test", mean=(0.5,), std=(0.5,))
+TRAIN, TEST = signed("train"), signed("test")
 
 
 def experiment() -> Experiment:

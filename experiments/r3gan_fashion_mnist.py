@@ -7,16 +7,14 @@ two penalties of one weight, and an averaged generator to draw with. Learning ra
 stay as they are here; there they fall over the first part of the run.
 """
 
-from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
 from deeplearn.models.r3gan import R3GANDiscriminator, R3GANGenerator
 from deeplearn.optimizers import Adam
 from deeplearn.players import Players
 from deeplearn.tasks.adversarial import Adversarial
+from experiments._fashion_mnist import signed
 
-# Pixels in [−1, 1].
-TRAIN = Tfds("fashion_mnist", "train", mean=(0.5,), std=(0.5,))
-TEST = Tfds("fashion_mnist", "test", mean=(0.5,), std=(0.5,))
+TRAIN, TEST = signed("train"), signed("test")
 
 
 def experiment() -> Experiment:

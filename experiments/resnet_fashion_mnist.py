@@ -9,15 +9,14 @@
 
 from deeplearn.data.image import RandomFlip
 from deeplearn.data.split import Split
-from deeplearn.data.tfds import Tfds
 from deeplearn.experiment import Experiment
 from deeplearn.models.resnet import ResNet
 from deeplearn.optimizers import SGD
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.classification import Classification
+from experiments._fashion_mnist import standardized
 
-TRAIN = Tfds("fashion_mnist", "train", mean=(0.286,), std=(0.353,))
-TEST = Tfds("fashion_mnist", "test", mean=(0.286,), std=(0.353,))
+TRAIN, TEST = standardized("train"), standardized("test")
 
 
 def experiment() -> Experiment:
