@@ -65,8 +65,8 @@ class _Block(nn.Module):
         h = jax.nn.silu(_norm(x, self.dtype, "norm_1")(x))
         h = conv(kernel_init=_AFTER_SILU, name="conv_1")(h)
         modulation = Dense(2 * size, dtype=self.dtype, kernel_init=_AFTER_SILU, name="modulation")
-        scale_and_shift = tuple(jnp.split(modulation(e), 2, axis=-1))
-        h = jax.nn.silu(_norm(h, self.dtype, "norm_2")(h, modulation=scale_and_shift))
+        s, t = jnp.split(modulation(e), 2, axis=-1)
+        h = jax.nn.silu(_norm(h, self.dtype, "norm_2")(h, modulation=(s, t)))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(kernel_init=_ZEROS, name="conv_2")(h)
         if x.shape[-1] != size:
