@@ -18,7 +18,7 @@ TRAIN, TEST = signed("train"), signed("test")
 
 
 def experiment() -> Experiment:
-    player = Adam(learning_rate=2e-4, b1=0.0, b2=0.99)
+    player = Adam(learning_rate=5e-4, b1=0.0, b2=0.99)
     return Experiment(
         name="r3gan_fashion_mnist",
         task=Adversarial(
@@ -33,9 +33,9 @@ def experiment() -> Experiment:
         train=TRAIN,
         evaluation={"test": TEST},
         optimizer=Players(player, player, ema_decay=0.999),
-        steps=20_000,
+        steps=6000,
         batch_size=64,
-        log_every=100,
-        evaluate_every=2000,
-        save_every=2000,
+        log_every=50,
+        evaluate_every=1000,
+        save_every=500,
     )
