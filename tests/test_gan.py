@@ -33,7 +33,7 @@ def count(model, *inputs):
 
 
 def block(channels):
-    inner = channels // 4
+    inner = channels // 2
     return channels * inner + inner + 9 * inner * inner + inner + inner * channels
 
 
@@ -55,7 +55,15 @@ def block(channels):
         (
             R3GANGenerator(),
             (64,),
-            65 * 128 + 49 * 128 + 128 * 64 + 64 * 32 + sum(map(block, (128, 64, 32))) + 32 + 1,
+            65 * 128
+            + 49 * 128
+            + 9 * 128 * 64
+            + 64
+            + 9 * 64 * 32
+            + 32
+            + sum(map(block, (128, 64, 32)))
+            + 32
+            + 1,
         ),
         (
             R3GANDiscriminator(),
@@ -131,7 +139,7 @@ def test_residual_blocks_start_as_the_identity(key):
     np.testing.assert_array_equal(one.apply({"params": plain}, x), two.apply(deep, x))
     # He's gain of the activation times L^(−1/4), L = 4 blocks.
     kernel = R3GANDiscriminator((64, 256), blocks=2).init(key, x)["params"]["stage1_block0"]["mix"]
-    gain = 2**0.5 * 4**-0.25 / np.sqrt(9 * 64)
+    gain = 2**0.5 * 4**-0.25 / np.sqrt(9 * 128)
     assert float(kernel["kernel"].std()) == pytest.approx(gain, rel=0.05)
 
 

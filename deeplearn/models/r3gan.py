@@ -14,7 +14,8 @@ Differences: the 3×3 convolution of a block works on half of the channels inste
 since a grouped one is 20 to 100 times slower on CPU; pixels are doubled ahead of a 3×3 convolution,
 and averaged, instead of filtered; labels enter as one-hot vector beside z and by projection.
 Initializer: He normal, that of a block by the rule of Fixup (Zhang et al., 2019,
-arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So every block starts as the identity.
+arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So every block
+starts as the identity.
 """
 
 from __future__ import annotations
