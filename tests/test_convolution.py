@@ -79,7 +79,9 @@ def test_equals_xla_in_value_and_gradient(case):
     assert_close(value_and_gradients(convolve, *given), value_and_gradients(plain, *given))
 
 
-@pytest.mark.parametrize("case", ["strided", "one channel", "one by one, strided"])
+@pytest.mark.parametrize(
+    "case", ["strided", "one channel", "one by one, strided", "wide, odd, strided"]
+)
 def test_is_the_same_inside_a_scan(case):
     x, kernel, strides, padding = arguments(case)
 
@@ -119,7 +121,9 @@ def test_has_second_derivatives():
     assert_close(curvature(convolve), curvature(plain))
 
 
-@pytest.mark.parametrize("case", ["strided, many channels", "one by one", "one channel"])
+@pytest.mark.parametrize(
+    "case", ["strided, many channels", "one by one", "one channel", "wide, odd, strided"]
+)
 def test_a_gradient_penalty_has_a_gradient(case):
     """R1 and its like: by the kernel, of the squared gradient by the image."""
     x, kernel, strides, padding = arguments(case)

@@ -81,6 +81,8 @@ def test_group_norm_scales_and_shifts_each_example(key):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, s, t)
 
     assert_close(run(whole), run(apart))
+    with pytest.raises(UsageError, match=r"modulation has shapes \(4, 1\) and \(4, 6\), and must"):
+        whole(x, s[:, :1], t)
 
 
 def test_layer_norm_equals_flax():

@@ -24,9 +24,10 @@ def plain(x, kernel):
     return lax.conv_general_dilated(doubled, kernel, (1, 1), "SAME", dimension_numbers=AXES)
 
 
-def arguments(size):
+def arguments(size, rows=16):
+    """Images and a kernel; 16 images have pixels enough for the smaller form, 2 have not."""
     rng = np.random.default_rng(0)
-    return [rng.standard_normal(shape, np.float32) for shape in ((2, 4, 5, 9), (*size, 9, 3))]
+    return [rng.standard_normal(shape, np.float32) for shape in ((rows, 4, 5, 9), (*size, 9, 3))]
 
 
 def value_and_gradients(function, x, kernel):
@@ -37,10 +38,43 @@ def value_and_gradients(function, x, kernel):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
 
 
+assert_close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3))
+
+
+@pytest.mark.parametrize("rows", [2, 16])
 @pytest.mark.parametrize("size", KERNELS)
-def test_equals_doubling_in_value_and_gradient(size):
-    one, two = (value_and_gradients(form, *arguments(size)) for form in (convolve_upsampled, plain))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), one, two)
+def test_equals_doubling_in_value_and_gradient(size, rows):
+    given = arguments(size, rows)
+    assert_close(*(value_and_gradients(form, *given) for form in (convolve_upsampled, plain)))
+
+
+def test_is_the_same_inside_a_scan():
+    x, kernel = arguments((3, 3))
+
+    @jax.jit
+    def run(images):
+        def body(carry, x):
+            return carry, value_and_gradients(convolve_upsampled, x, kernel)
+
+        return lax.scan(body, 0, images)[1]
+
+    images = np.stack([x, 2 * x])
+    scanned = run(images)
+    for i, image in enumerate(images):
+        expected = value_and_gradients(plain, image, kernel)
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], scanned), expected)
+
+
+def test_a_gradient_penalty_has_a_gradient():
+    x, kernel = arguments((3, 3))
+
+    def penalty(form, kernel):
+        return jnp.square(jax.grad(lambda x: jnp.sin(form(x, kernel)).sum())(x)).sum()
+
+    one, two = (
+        jax.jit(jax.grad(partial(penalty, form)))(kernel) for form in (convolve_upsampled, plain)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4 * np.abs(two).max())
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only CPU has the smaller form")

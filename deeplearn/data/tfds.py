@@ -175,6 +175,7 @@ def _prepare(own: Any, name: str, version: str | None, root: Path) -> Any:
 
     config = name.partition("/")[2] or None
     options = tfds.download.DownloadConfig(try_download_gcs=False, force_checksums_validation=True)
+    builder = None
     try:
         builder = own(config=config, version=version, data_dir=root, file_format="array_record")
         builder.download_and_prepare(download_config=options)
@@ -182,8 +183,8 @@ def _prepare(own: Any, name: str, version: str | None, root: Path) -> Any:
         raise
     except Exception as error:
         # Another process, started beside this one, may have prepared it first.
-        if directory := _prepared(name, version, root):
-            return tfds.builder_from_directory(directory)
+        if builder is not None and Path(builder.data_dir, "dataset_info.json").exists():
+            return tfds.builder_from_directory(builder.data_dir)
         raise DataError(f"dataset '{name}' cannot be prepared: {_line(error)}") from error
     return builder
 

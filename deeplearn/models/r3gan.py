@@ -8,14 +8,14 @@ Source: Huang et al., 2024, "The GAN is dead; long live the GAN!" (arXiv:2501.05
     discriminator   image → 1×1 → [blocks] → (halve → 1×1 → [blocks]) … → basis → logit
 
 A basis is one learned image for each channel: the generator scales it by a projection of z, the
-discriminator takes its product with the features. The two networks mirror each other.
+discriminator takes its product with the features.
 
 Differences: the 3×3 convolution of a block works on half of the channels instead of groups of more,
-since a grouped one is 20 to 100 times slower on CPU; pixels are doubled ahead of a 3×3 convolution,
-and averaged, instead of filtered; labels enter as one-hot vector beside z and by projection.
-Initializer: He normal, that of a block by the rule of Fixup (Zhang et al., 2019,
-arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So every block
-starts as the identity.
+since a grouped one is 20 to 100 times slower on CPU; pixels are averaged instead of filtered, and
+doubled ahead of a 3×3 convolution, without which samples show squares of 2×2; labels enter as
+one-hot vector beside z and by projection. Initializer: He normal, that of a block by the rule of
+Fixup (Zhang et al., 2019, arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So
+every block starts as the identity.
 """
 
 from __future__ import annotations
