@@ -137,6 +137,7 @@ def sample(monkeypatch, capsys):
     def sample(run: Run, *words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(deeplearn, "load", lambda workdir: run)
         monkeypatch.setattr(sys, "argv", ["launch", "sample", "--workdir=x", *words])
+        capsys.readouterr()  # of the training, where this test is the first to ask for the run
         return launch.main(), *capsys.readouterr()
 
     return sample
