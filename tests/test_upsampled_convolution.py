@@ -1,4 +1,4 @@
-"""The convolution of a doubled image equals XLA's of the image doubled by NumPy."""
+"""The convolution of a doubled image equals XLA's of the image doubled first."""
 
 from __future__ import annotations
 

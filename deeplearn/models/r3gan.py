@@ -12,7 +12,7 @@ discriminator takes its product with the features.
 
 Differences: the 3×3 convolution of a block works on half of the channels instead of groups of more,
 since a grouped one is 20 to 100 times slower on CPU; pixels are averaged instead of filtered, and
-doubled ahead of a 3×3 convolution, without which samples show squares of 2×2; labels enter as
+doubled ahead of a 3×3 convolution (ahead of 1×1 early samples showed squares); labels enter as
 one-hot vector beside z and by projection. Initializer: He normal, that of a block by the rule of
 Fixup (Zhang et al., 2019, arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So
 every block starts as the identity.
