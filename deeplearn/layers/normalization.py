@@ -143,8 +143,8 @@ class GroupNorm(nn.Module):
         """The mean over its group, for every channel of (B, C).
 
         It is repeated by a matrix product, whose result XLA on CPU keeps. Another repetition joins
-        the loop over places and slows it: a block of a U-Net, B64 28×28×32 with gradients, takes 99 ms
-        of CPU time instead of 79.
+        the loop over places and slows it: a block of a U-Net, B64 28×28×32 with gradients, takes
+        99 ms of CPU time instead of 79.
         """
         means = moment.reshape(len(moment), self.groups, -1).mean(-1)
         repetition = jnp.repeat(jnp.eye(self.groups), moment.shape[-1] // self.groups, axis=1)
