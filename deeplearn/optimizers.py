@@ -6,7 +6,7 @@ The order of the chain is always
 
 where the direction is the optimizer's own equation. Weight decay is a part of it: coupled (added
 to the gradient, L2 regularisation) in SGD, RMSProp and Adam, decoupled (added to the direction) in
-AdamW, Lion and LAMB. Frozen parameters take no part: not in norms, moments or decay.
+AdamW, Lion, LAMB and Muon. Frozen parameters take no part: not in norms, moments or decay.
 
 No Python branch depends on a numeric field, so a sweep may trace learning_rate, weight_decay, ….
 """
@@ -17,19 +17,23 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from deeplearn.ema import parameter_ema
 from deeplearn.errors import UsageError
 from deeplearn.schedules import Constant, Schedule
 from deeplearn.types import Array, PyTree
 
 NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"
 """Paths that weight decay leaves out: biases, norm scales, embeddings, and A and D of an SSM."""
+
+
+KERNEL, STACK = r"(^|/)(kernel|recurrent)$", r"(^|/)(layers|stack_\d+)/"
+"""Paths of arrays that are matrices, and of those with a leading axis of layers: for `Muon`."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,48 @@ class LAMB(Optimizer):
         )
 
 
+@dataclass(frozen=True)
+class Muon(Optimizer):
+    """The momentum of every kernel made orthogonal, AdamW for all else (Jordan et al., 2024).
+
+    A kernel (…, in, out) is the matrix (… · in, out); of stacked layers (`STACK`) each has its own.
+    An update has about the root mean square that AdamW's has, whatever the shape, so that both
+    share a learning rate and a decay (Liu et al., 2025, arXiv:2502.16982). `elementwise` names the
+    kernels left to AdamW: the first and the last layer's, and those that mix no channels.
+    """
+
+    weight_decay: float = 0.01
+    momentum: float = 0.95
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    elementwise: str = r"^(input|stem|output|head)/|(^|/)conv/"
+
+    def direction(self) -> optax.GradientTransformation:
+        muon = optax.contrib.muon(
+            learning_rate=-1.0,  # `build` applies the rate and the sign
+            beta=self.momentum,
+            eps=self.eps,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=self._matrices,
+        )
+        return optax.chain(muon, self.decayed_weights())
+
+    def _matrices(self, params: PyTree) -> PyTree:
+        """The axes of the matrix that a parameter is; None for those of AdamW."""
+
+        def matrix(path: str, ndim: int) -> optax.contrib.MuonDimensionNumbers | None:
+            first = 1 if re.search(STACK, path) else 0
+            hidden = re.search(KERNEL, path) and not re.search(self.elementwise, path)
+            if not hidden or ndim - first < 2:
+                return None
+            return optax.contrib.MuonDimensionNumbers(tuple(range(first, ndim - 1)), (ndim - 1,))
+
+        return _map_arrays(lambda path, array: matrix(path, array.ndim), params)
+
+
 _Range = tuple[Callable[[float], bool], str]
 _NOT_NEGATIVE: _Range = (lambda value: 0 <= value < math.inf, "finite and 0 or more")
 _POSITIVE: _Range = (lambda value: 0 < value < math.inf, "finite and above 0")
@@ -233,48 +279,14 @@ def clip_by_block_norm(bound: ArrayLike) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
-class ParameterEma(NamedTuple):
-    """The state of `parameter_ema`: the averaged parameters, a tree like the parameters."""
-
-    params: PyTree
-
-
-def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
-    """Keeps decay·ema + (1 − decay)·(params + updates), and returns the updates unchanged.
-
-    It starts at the initial parameters and must be the last of a chain, where the updates are what
-    is added to the parameters (`optax.ema` averages updates; Polyak & Juditsky, 1992).
-    """
-
-    def init(params: PyTree) -> ParameterEma:
-        # A copy: the state is donated, and a buffer can be donated once only.
-        return ParameterEma(jax.tree.map(jnp.copy, params))
-
-    def update(
-        updates: PyTree, state: ParameterEma, params: PyTree | None = None
-    ) -> tuple[PyTree, ParameterEma]:
-        if params is None:
-            raise ValueError("parameter_ema needs the parameters: optimizer.update(…, params)")
-        new = optax.apply_updates(params, updates)
-        # As a step towards the new value, so that a parameter at rest keeps its bits.
-        return updates, ParameterEma(
-            jax.tree.map(lambda ema, p: ema + (1.0 - decay) * (p - ema), state.params, new)
-        )
-
-    return optax.GradientTransformation(init, update)
-
-
-def find_ema(opt_state: PyTree) -> PyTree | None:
-    """The averaged parameters anywhere in an optimizer's state; None where none are kept."""
-    is_ema = lambda node: isinstance(node, ParameterEma)  # noqa: E731
-    found = [node.params for node in jax.tree.leaves(opt_state, is_leaf=is_ema) if is_ema(node)]
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} parameter averages in one optimizer: keep one, at its end")
-    return found[0] if found else None
-
-
 def _map_paths(function: Callable[[str], object], tree: PyTree) -> PyTree:
     """The tree of `function`(path) with a path such as "Dense_0/kernel" for every leaf."""
+    return _map_arrays(lambda path, _: function(path), tree)
+
+
+def _map_arrays(function: Callable[[str, Array], object], tree: PyTree) -> PyTree:
+    """The tree of `function`(path, leaf)."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), tree
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf),
+        tree,
     )

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from deeplearn.ema import parameter_ema
 from deeplearn.errors import UsageError
-from deeplearn.optimizers import RANGES, Adam, Optimizer, parameter_ema
+from deeplearn.optimizers import RANGES, Adam, Optimizer
 from deeplearn.types import Array, PyTree
 
 NAMES = ("generator", "discriminator")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from deeplearn.optimizers import find_ema
+from deeplearn.ema import find_ema
 from deeplearn.tasks.task import Task
 from deeplearn.types import Array, Batch, Mean, PyTree, Variables
 

@@ -2,7 +2,7 @@
 
 from deeplearn.experiment import Experiment
 from deeplearn.models.unet import UNet
-from deeplearn.optimizers import AdamW
+from deeplearn.optimizers import Muon
 from deeplearn.processes import Process
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.denoising import Denoising
@@ -24,14 +24,14 @@ def fashion_denoising(name: str, process: Process, prediction: str) -> Experimen
         ),
         train=TRAIN,
         evaluation={"test": TEST},
-        optimizer=AdamW(
-            learning_rate=1e-3,
+        optimizer=Muon(
+            learning_rate=5e-3,
             schedule=Cosine(warmup=200),
             clip_norm=1.0,
-            ema_decay=0.998,
+            ema_decay=0.999,
         ),
-        steps=4000,
-        batch_size=64,
+        steps=8000,
+        batch_size=32,
         log_every=50,
         evaluate_every=2000,
         save_every=500,

@@ -9,10 +9,11 @@ import optax
 import pytest
 
 from deeplearn.data.memory import Arrays
+from deeplearn.ema import find_ema
 from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
-from deeplearn.optimizers import SGD, Adam, AdamW, find_ema
+from deeplearn.optimizers import SGD, Adam, AdamW
 from deeplearn.overrides import override
 from deeplearn.players import Players
 from deeplearn.schedules import Linear
