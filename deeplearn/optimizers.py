@@ -1,4 +1,4 @@
-"""Optimizers as frozen dataclasses that build an optax chain, and the parameter average.
+"""Optimizers as frozen dataclasses that build an optax chain.
 
 The order of the chain is always
 
@@ -31,9 +31,11 @@ from deeplearn.types import Array, PyTree
 NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"
 """Paths that weight decay leaves out: biases, norm scales, embeddings, and A and D of an SSM."""
 
+KERNEL = r"(^|/)(kernel|recurrent)$"
+"""Paths of the arrays that are matrices, for `Muon`."""
 
-KERNEL, STACK = r"(^|/)(kernel|recurrent)$", r"(^|/)(layers|stack_\d+)/"
-"""Paths of arrays that are matrices, and of those with a leading axis of layers: for `Muon`."""
+STACK = r"(^|/)(layers|stack_\d+)/"
+"""Paths of the arrays with a leading axis of layers."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,13 @@ class Optimizer:
                         f"optimizer {name}: {field.name} = {value} must be {text};"
                         f" set optimizer.{field.name}"
                     )
-        for pattern in (self.no_decay, *self.frozen):
+        for origin, pattern in self._patterns():
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise UsageError(
                     f"optimizer {name}: '{pattern}' is no regular expression: {error};"
-                    " mend optimizer.no_decay or optimizer.frozen"
+                    f" mend optimizer.{origin}"
                 ) from None
         self.schedule.validate(self.learning_rate, steps)
 
@@ -106,6 +108,10 @@ class Optimizer:
                 lambda path: re.search(self.no_decay, path) is None, params
             ),
         )
+
+    def _patterns(self) -> list[tuple[str, str]]:
+        """Every regular expression, behind the field that has it."""
+        return [("no_decay", self.no_decay), *(("frozen", pattern) for pattern in self.frozen)]
 
     def _parts(self, params: PyTree) -> PyTree:
         """ "frozen" or "trained" for every parameter."""
@@ -212,10 +218,16 @@ class LAMB(Optimizer):
 class Muon(Optimizer):
     """The momentum of every kernel made orthogonal, AdamW for all else (Jordan et al., 2024).
 
-    A kernel (…, in, out) is the matrix (… · in, out); of stacked layers (`STACK`) each has its own.
-    An update has about the root mean square that AdamW's has, whatever the shape, so that both
-    share a learning rate and a decay (Liu et al., 2025, arXiv:2502.16982). `elementwise` names the
-    kernels left to AdamW: the first and the last layer's, and those that mix no channels.
+    A kernel (…, in, out) is the matrix (… · in, out), one that serves several projections too; of
+    stacked layers (`STACK`) each has its own. An update has about the root mean square that AdamW's
+    has, whatever the shape, so that both share a learning rate and a decay (Liu et al., 2025,
+    arXiv:2502.16982). `elementwise` names kernels left to AdamW: unless told otherwise those of the
+    layers called input, stem, output or head of a network or player, and Mamba's depthwise ones.
+    Both look ahead as Nesterov's momentum does; `eps` is that of both.
+
+    The U-Net of diffusion_fashion_mnist after 16,000 images: loss 0.252 against Adam's 0.280 in
+    batches of 64, 0.221 against 0.243 in batches of 32 (one seed, learning rates 2e-3 and 1e-3);
+    0.209 at 6e-3. A step took 15 % longer on CPU.
     """
 
     weight_decay: float = 0.01
@@ -223,7 +235,7 @@ class Muon(Optimizer):
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    elementwise: str = r"^(input|stem|output|head)/|(^|/)conv/"
+    elementwise: str = r"^((generator|discriminator)/)?(input|stem|output|head)/|/mixer/conv/"
 
     def direction(self) -> optax.GradientTransformation:
         muon = optax.contrib.muon(
@@ -236,6 +248,9 @@ class Muon(Optimizer):
             muon_weight_dimension_numbers=self._matrices,
         )
         return optax.chain(muon, self.decayed_weights())
+
+    def _patterns(self) -> list[tuple[str, str]]:
+        return [*super()._patterns(), ("elementwise", self.elementwise)]
 
     def _matrices(self, params: PyTree) -> PyTree:
         """The axes of the matrix that a parameter is; None for those of AdamW."""

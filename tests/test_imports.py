@@ -19,7 +19,7 @@ LEVELS = {
     "deeplearn.types": 0,
     "deeplearn.kernels": 1,
     "deeplearn.adversarial_losses": 2,
-    "deeplearn.ema": 1,
+    "deeplearn.ema": 2,
     "deeplearn.generative_metrics": 2,
     "deeplearn.layers": 2,
     "deeplearn.losses": 2,

@@ -110,6 +110,15 @@ def test_converges(optimizer, loss, start):
     assert loss(end) < 1e-2 * loss(params)
 
 
+def test_muon_converges_where_parameters_are_matrices():
+    inputs, target = np.random.default_rng(0).normal(size=(2, 5, 5)).astype(np.float32)
+    loss = lambda params: jnp.square(inputs @ params["kernel"] - target).sum()  # noqa: E731
+    optimizer = Muon(learning_rate=0.1, weight_decay=0.0, schedule=Linear())
+    params = {"kernel": jnp.zeros((5, 5))}
+    end, _, _ = descend(optimizer, loss, params, steps=1000)
+    assert loss(end) < 1e-3 * loss(params)
+
+
 @every_optimizer
 def test_every_number_can_be_traced(optimizer):
     optimizer = replace(
@@ -178,7 +187,7 @@ def test_coupled_decay_equals_a_penalty_in_the_loss(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), coupled, plain)
 
 
-@pytest.mark.parametrize("kind", [AdamW, Lion])
+@pytest.mark.parametrize("kind", [AdamW, Lion, Muon])
 def test_decoupled_decay_is_rate_times_decay_times_parameter(kind):
     optimizer = kind(learning_rate=0.1, weight_decay=0.3)
     extra = jax.tree.map(
@@ -235,29 +244,40 @@ def test_muon_takes_each_stacked_layer_alone():
         np.testing.assert_allclose(stacked[index], alone, rtol=1e-5)
 
 
-def test_muon_leaves_all_but_hidden_kernels_to_adamw():
-    def params(name):
-        arrays = {"kernel": jnp.full((4, 3), 0.5), "bias": jnp.full(3, 0.5)}
-        return {name: arrays, "class_embedding": jnp.full((4, 3), 0.5)}
-
-    def update(optimizer, name):
-        gradients = jax.tree.map(lambda p: jnp.cos(jnp.arange(float(p.size))).reshape(p.shape), p)
-        return optimizer.update(gradients, optimizer.init(p), p)[0]
-
-    decay = lambda params: {  # noqa: E731
-        name: {"kernel": True, "bias": False} if isinstance(value, dict) else False
-        for name, value in params.items()
-    }
-    adamw = optax.adamw(0.1, weight_decay=0.2, nesterov=True, mask=decay)
+@pytest.mark.parametrize(
+    ("path", "muon"),
+    [
+        ("input", False),
+        ("output", False),
+        ("generator/input", False),
+        ("discriminator/head/output", False),
+        ("layers/blocks_0/mixer/conv", False),
+        ("hidden", True),
+        ("stage0_block1/first/conv", True),
+        ("layers/blocks_0/mixer/output", True),
+        ("layers/blocks_0/feed_forward/input", True),
+    ],
+)
+def test_muon_leaves_all_but_hidden_kernels_to_adamw(path, muon):
+    layer = {"kernel": jnp.full((2, 4, 3), 0.5), "bias": jnp.full(3, 0.5)}
+    decays = {"kernel": True, "bias": False}
+    for name in reversed(path.split("/")):
+        layer, decays = {name: layer}, {name: decays}
+    params = {**layer, "class_embedding": jnp.full((4, 3), 0.5)}
+    gradients = jax.tree.map(lambda p: jnp.cos(jnp.arange(float(p.size))).reshape(p.shape), params)
+    mask = {**decays, "class_embedding": False}
+    adamw = optax.adamw(0.1, weight_decay=0.2, nesterov=True, mask=mask)
     ours = Muon(learning_rate=0.1, weight_decay=0.2).build(1)
-    for name in ("input", "hidden", "output"):
-        p = params(name)
-        expected, got = update(adamw, name), update(ours, name)
-        equal = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, rtol=1e-5)), expected, got)
-        assert equal == {
-            name: {"kernel": name != "hidden", "bias": True},
-            "class_embedding": True,
-        }
+    expected, updates = (
+        optimizer.update(gradients, optimizer.init(params), params)[0]
+        for optimizer in (adamw, ours)
+    )
+    equal = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, rtol=1e-5)), expected, updates)
+    flat = {
+        jax.tree_util.keystr(key[-1:], simple=True): x
+        for key, x in jax.tree.leaves_with_path(equal)
+    }
+    assert flat == {"kernel": not muon, "bias": True, "class_embedding": True}
 
 
 @every_optimizer
@@ -419,6 +439,8 @@ def test_every_float_field_has_a_range():
 def test_bad_patterns_and_schedules_are_refused():
     with pytest.raises(UsageError, match=r"'\(' is no regular expression"):
         SGD(frozen=("(",)).validate(10)
+    with pytest.raises(UsageError, match=r"'\[' is no .* mend optimizer.elementwise"):
+        Muon(elementwise="[").validate(10)
     with pytest.raises(UsageError, match="warmup = 11"):
         SGD(schedule=Constant(warmup=11)).validate(10)
 
