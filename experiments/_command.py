@@ -64,10 +64,13 @@ def describe(modes: Mapping[str, Mode], with_flags: bool) -> str:
                 shown = f"--{flag_name}{'=' * bool(flag.value)}{flag.value}"
                 lines.append(f"    {shown:<20} {flag.help}{' (required)' * flag.required}")
             lines += [f"    {'-- WORDS':<20} {mode.rest}"] if mode.rest else []
-    if any("experiment" in mode.flags for mode in modes.values()):
+    defaults = {m.flags["experiment"].default for m in modes.values() if "experiment" in m.flags}
+    if defaults:
         known = experiments()
         width = max(map(len, known), default=0)
-        lines += ["", "experiments", *(f"  {name:<{width}}  {known[name]}" for name in known)]
+        lines += ["", "experiments"]
+        for name, text in known.items():
+            lines.append(f"  {name:<{width}}  {text}{' (default)' * (name in defaults)}")
     if not with_flags:
         lines += ["", "flags: ./launch.sh --help, or ./launch.sh MODE --help"]
     return "\n".join(lines)

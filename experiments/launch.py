@@ -26,6 +26,7 @@ from experiments._command import Flag, Mode
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+DEFAULT_EXPERIMENT = "mlp_digits"
 
 
 def train(values: Any, rest: list[str]) -> int:
@@ -99,7 +100,11 @@ MODES = {
         "train an experiment, or go on with it where it stopped",
         train,
         {
-            "experiment": Flag("what to train, one of the list below", "NAME", required=True),
+            "experiment": Flag(
+                f"what to train, one of the list below; default {DEFAULT_EXPERIMENT}",
+                "NAME",
+                default=DEFAULT_EXPERIMENT,
+            ),
             "set": OVERRIDES,
             "workdir": Flag(
                 "the run directory; default runs/NAME, or runs/NAME-HASH with --set", "DIR"

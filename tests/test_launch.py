@@ -92,8 +92,7 @@ def test_help_after_the_separator_is_for_pytest(monkeypatch, command):
         ("experiment=mlp_digits", "did you mean 'train --experiment=mlp_digits'"),
         ("--experiment=mlp_digits", "did you mean 'train --experiment=mlp_digits'"),
         ("--nonsense", "a mode comes first"),
-        ("train", "train needs --experiment=NAME"),
-        ("train --experiment=", "train needs --experiment=NAME"),
+        ("train --experiment=", "--experiment= is unknown; choose one of: "),
         ("train --experiment=mlp_digit", "did you mean 'mlp_digits'"),
         ("train --experiment=launch", "--experiment=launch is unknown"),
         ("train --experiment=../x", "--experiment=../x is unknown"),
@@ -133,6 +132,16 @@ def test_a_usage_error_imports_no_jax():
     script += "assert not {{'jax', 'numpy'}} & set(sys.modules)\nelse: raise SystemExit(1)"
     for words in (["trian"], ["train", "--experiment=nonsense"], ["evaluate"]):
         subprocess.run([sys.executable, "-c", script.format(words)], cwd=ROOT, check=True)
+
+
+def test_the_default_is_marked_in_the_list_and_trained(command, replace_train):
+    marked = [line for line in command()[1].splitlines() if line.endswith("(default)")]
+    assert [line.split()[0] for line in marked] == ["mlp_digits"]
+    assert "default mlp_digits" in command("train", "--help")[1]
+    seen = []
+    replace_train(lambda values, rest: seen.append((values.experiment, values.set)) or 0)
+    assert command("train", "--set=steps=5")[0] == 0
+    assert seen == [("mlp_digits", ["steps=5"])]
 
 
 def test_overrides_keep_their_order_and_name_the_directory(command, replace_train):
