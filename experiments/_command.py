@@ -54,6 +54,18 @@ def experiments() -> dict[str, str]:
     return found
 
 
+def experiment_fields() -> set[str]:
+    """The fields of an experiment's record, read without importing anything, as JAX takes long."""
+    source = Path(__file__).resolve().parent.parent / "deeplearn" / "experiment.py"
+    return {
+        ast.unparse(line.target)
+        for cls in ast.parse(source.read_bytes()).body
+        if isinstance(cls, ast.ClassDef) and cls.name == "Experiment"
+        for line in cls.body
+        if isinstance(line, ast.AnnAssign)
+    }
+
+
 def describe(modes: Mapping[str, Mode], with_flags: bool) -> str:
     """The help text of the modes, and the experiments where one of the modes takes one."""
     lines = ["usage: ./launch.sh MODE --flag=value …", "", "modes"]
@@ -102,7 +114,7 @@ def parse(modes: Mapping[str, Mode], name: str, words: list[str]) -> Any:
     try:
         stray = values([name, *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UsageError(f"{name} {_unknown_flag(modes, mode, error.flagname)}") from None
+        raise UsageError(f"{name} {_unknown_flag(modes, mode, error)}") from None
     except flags.Error as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())}") from None
     if stray:
@@ -113,14 +125,20 @@ def parse(modes: Mapping[str, Mode], name: str, words: list[str]) -> Any:
     return values
 
 
-def _unknown_flag(modes: Mapping[str, Mode], mode: Mode, name: str) -> str:
+def _unknown_flag(modes: Mapping[str, Mode], mode: Mode, error: flags.UnrecognizedFlagError) -> str:
+    name = error.flagname
     refusal = f"has no flag --{name}"
+    if "set" in mode.flags and name.partition(".")[0] in experiment_fields():
+        # absl calls the whole word, dashes and all, the value.
+        value = error.flagvalue.partition("=")[2] or "VALUE"
+        return f"{refusal}; did you mean '--set {name}={value}'?"
     others = [other for other in modes if name in modes[other].flags]
     if others:
         return f"{refusal}; it belongs to: {', '.join(others)}"
+    hint = did_you_mean(f"--{name}", [f"--{known}" for known in mode.flags])
     if mode.rest:
-        return f"{refusal}; pytest's own arguments go after --"
-    return refusal + did_you_mean(f"--{name}", [f"--{known}" for known in mode.flags])
+        hint += " (pytest's own arguments go after --)"
+    return refusal + hint
 
 
 def _stray_word(mode: Mode, word: str) -> str:

@@ -102,6 +102,10 @@ def test_help_after_the_separator_is_for_pytest(monkeypatch, command):
         ("train mlp_digits", "did you mean '--experiment=mlp_digits'"),
         ("train --experiment=mlp_digits steps=5", "did you mean '--set steps=5'"),
         ("train --experiment=mlp_digits nonsense", "everything is a flag"),
+        ("train --steps=5", "has no flag --steps; did you mean '--set steps=5'?"),
+        ("train --batch_size 5", "did you mean '--set batch_size=VALUE'?"),
+        ("train --task.model.hidden=(8,)", "did you mean '--set task.model.hidden=(8,)'?"),
+        ("sample --batch_size=5", "choose one of: "),
         ("train --experiment=mlp_digits --split=test", "it belongs to: evaluate"),
         ("train --experiment=mlp_digits --", ""),
         ("train --experiment=mlp_digits -- -x", "train takes nothing after --"),
@@ -109,6 +113,7 @@ def test_help_after_the_separator_is_for_pytest(monkeypatch, command):
         ("sample", "sample needs --workdir=DIR"),
         ("evaluate --workdir", "Missing value for flag --workdir"),
         ("test -k launch", "pytest's own arguments go after --"),
+        ("test --dta", "did you mean '--data'? (pytest's own arguments go after --)"),
         ("test tests/test_launch.py", "pytest's own arguments go after --"),
         ("test --long=perhaps", "--long=perhaps"),
         ("bench --wrong", "bench has no flag --wrong"),
@@ -127,10 +132,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, replace_train, words, wa
     assert wanted in err
 
 
+def test_the_fields_that_are_read_are_those_of_the_record():
+    from deeplearn.experiment import Experiment, public_fields
+
+    assert _command.experiment_fields() == {field.name for field in public_fields(Experiment)}
+
+
 def test_a_usage_error_imports_no_jax():
     script = "import sys; from experiments.launch import run\ntry: run({!r})\nexcept ValueError: "
     script += "assert not {{'jax', 'numpy'}} & set(sys.modules)\nelse: raise SystemExit(1)"
-    for words in (["trian"], ["train", "--experiment=nonsense"], ["evaluate"]):
+    for words in (
+        ["trian"],
+        ["train", "--experiment=nonsense"],
+        ["train", "--steps=5"],
+        ["evaluate"],
+    ):
         subprocess.run([sys.executable, "-c", script.format(words)], cwd=ROOT, check=True)
 
 
