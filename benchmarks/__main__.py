@@ -1,7 +1,10 @@
 """Runs the measurements and prints one table of ratios; `./launch.sh bench` calls this.
 
-The suites need the `peers` extra: pip install 'deeplearn[peers]'. Results are also written to
-benchmarks/results/speed_SUITE.json.
+Most suites need the extra `peers`, which keeps what the lock has installed:
+
+    .venv/bin/python -m pip install -e '.[peers]'
+
+Results are also written to benchmarks/results/speed_SUITE.json.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.report.receipt import cpu, devices, versions, write_json
 
 SUITES = ("steps", "systems", "recurrent", "sequence", "transformer", "adversarial", "denoising")
+PEERS = ("mambapy", "torch", "transformers")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,9 +36,12 @@ def main(suite: str | None = None, only: str | None = None) -> int:
         try:
             module = importlib.import_module(f"benchmarks.{name}")
         except ModuleNotFoundError as error:
+            missing = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+            if error.name not in missing:
+                raise
             raise UsageError(
-                f"suite '{name}' needs {error.name}; run: .venv/bin/python -m pip install"
-                f" {error.name}"
+                f"suite '{name}' needs peers that are not installed: {', '.join(missing)};"
+                " run: .venv/bin/python -m pip install -e '.[peers]'"
             ) from None
         measurements = list(module.rows())
         known += [row_id for row_id, _ in measurements]

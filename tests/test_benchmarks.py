@@ -1,14 +1,18 @@
 """What `./launch.sh bench` knows, and how quality is told; races need the `peers` extra."""
 
+import sys
+import tomllib
 import types
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
 
 from benchmarks import quality
-from benchmarks.__main__ import SUITES
+from benchmarks.__main__ import PEERS, SUITES, main
 from deeplearn.data.gaussians import Gaussians
+from deeplearn.errors import UsageError
 
 
 def test_every_file_of_measurements_is_a_suite():
@@ -16,6 +20,18 @@ def test_every_file_of_measurements_is_a_suite():
         path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def rows(" in path.read_text()
     }
     assert files == set(SUITES)
+
+
+def test_all_missing_peers_are_named_with_the_command_that_brings_them(monkeypatch):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["peers"]
+    assert {Requirement(text).name for text in extra} == set(PEERS)
+    monkeypatch.delitem(sys.modules, "benchmarks.transformer", raising=False)
+    for peer in PEERS:
+        monkeypatch.setitem(sys.modules, peer, None)
+    message = r"installed: mambapy, torch, transformers; run: .* -e '\.\[peers\]'$"
+    with pytest.raises(UsageError, match=message):
+        main("transformer")
 
 
 @pytest.mark.parametrize("modes", [25, 24, 1])
