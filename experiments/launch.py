@@ -137,7 +137,9 @@ MODES = {
         test,
         {
             "data": Flag("the tests that need datasets", "", flags.DEFINE_boolean, False),
-            "long": Flag("the tests that take minutes", "", flags.DEFINE_boolean, False),
+            "long": Flag(
+                "the tests that train experiments in full", "", flags.DEFINE_boolean, False
+            ),
         },
         rest="for pytest, such as -- -k launch",
     ),
