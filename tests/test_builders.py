@@ -137,8 +137,10 @@ class Answer(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        content = self.server.contents[Path(self.path).name]
+        content = self.server.contents.get(Path(self.path).name)
         self.server.asked.append(self.command)
+        if content is None:
+            return self.send_error(404)
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -185,10 +187,21 @@ def test_a_download_comes_before_a_package(name, tmp_path, monkeypatch, server):
     assert server.asked.count("GET") == 4
 
 
+@pytest.mark.parametrize("content", [b"<html>please log in</html>", None])
+def test_a_package_takes_the_place_of_a_failed_download(
+    name, tmp_path, monkeypatch, server, content
+):
+    serve(monkeypatch, name, server)
+    server.contents["t10k-labels-idx1-ubyte.gz"] = content
+    write(tmp_path / "package")
+    message = f"^{name} could not be downloaded .*took it from {tmp_path}/package$"
+    with pytest.warns(UserWarning, match=message):
+        check(tmp_path, name)
+
+
 def test_a_download_of_other_content_is_refused(name, tmp_path, monkeypatch, server):
     serve(monkeypatch, name, server)
     server.contents["t10k-labels-idx1-ubyte.gz"] = b"<html>please log in</html>"
-    write(tmp_path / "package")
     with pytest.raises(DataError, match=f"'{name}' cannot be prepared: .*hecksum"):
         len(Tfds(name, data_dir=str(tmp_path)))
     assert not list(tmp_path.rglob("dataset_info.json"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import urllib.request
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,8 +29,9 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
     """Prepares 28×28 grey images with labels from four idx files, plain or gzipped.
 
     The files are downloaded where their address answers, and otherwise looked for in
-    `directories` and in TFDS's directory of manual downloads. Raises `DataError` where there are
-    none, or where their content is not that of `sha256` (file name → hash of the plain bytes).
+    `directories` and in TFDS's directory of manual downloads, with a warning where a download has
+    failed. Raises `DataError` where there are none, or where their content is not that of `sha256`
+    (file name → hash of the plain bytes).
     """
 
     VERSION = tfds.core.Version("3.0.1")
@@ -73,6 +75,12 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
     def _contents(self, dl_manager: Any) -> dict[str, bytes]:
         """File name → plain bytes, from the first place that has them all."""
         paths = self._downloaded(dl_manager) or self._found(dl_manager)
+        if not paths:
+            command = self.command.format(manual=_manual(dl_manager))
+            raise DataError(
+                f"dataset '{self.name}' is neither prepared nor found, and {self.url} does not"
+                f" answer; run: {command}"
+            )
         contents = {name: _plain(path) for name, path in paths.items()}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != self.sha256[name]:
@@ -83,18 +91,31 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         return contents
 
     def _downloaded(self, dl_manager: Any) -> dict[str, Path]:
-        """The files from the stock address, checked by TFDS; nothing where it does not answer."""
+        """The files from the stock address, checked by TFDS; nothing where it does not answer.
+
+        Where a download fails they are those found elsewhere, if there are any.
+        """
         request = urllib.request.Request(f"{self.url}{next(iter(self.sha256))}.gz", method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
                 pass
         except OSError:  # no network, no such host, an HTTP error, a timeout
             return {}
-        return dl_manager.download({name: f"{self.url}{name}.gz" for name in self.sha256})
+        try:
+            return dl_manager.download({name: f"{self.url}{name}.gz" for name in self.sha256})
+        except Exception as error:  # what TFDS raises here has no base of its own
+            if not (found := self._found(dl_manager)):
+                raise
+            place = next(iter(found.values())).parent
+            what = " ".join(str(error).split())[:400]
+            warnings.warn(
+                f"{self.name} could not be downloaded ({what}); took it from {place}", stacklevel=3
+            )
+            return found
 
     def _found(self, dl_manager: Any) -> dict[str, Path]:
-        """The files in the first directory that has them all."""
-        manual = Path(dl_manager.download_dir) / "manual"
+        """The files in the first directory that has them all; nothing where none has."""
+        manual = _manual(dl_manager)
         places = [*map(Path, self.directories), manual, *manual.glob("*"), *manual.glob("*/data")]
         for place in places:
             paths = {
@@ -105,10 +126,11 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
             }
             if len(paths) == len(self.sha256):
                 return paths
-        raise DataError(
-            f"dataset '{self.name}' is neither prepared nor found, and {self.url} does not answer;"
-            f" run: {self.command.format(manual=manual)}"
-        )
+        return {}
+
+
+def _manual(dl_manager: Any) -> Path:
+    return Path(dl_manager.download_dir) / "manual"
 
 
 def _plain(path: Path) -> bytes:
