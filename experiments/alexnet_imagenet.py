@@ -2,6 +2,11 @@
 
     ./launch.sh train --experiment=alexnet_imagenet
 
+Differences from Krizhevsky et al. 2012, beside those of the model: the learning rate rises over the
+first epoch and falls at epochs 30, 60 and 80, not where the validation error stops falling; crops
+vary in size and shape (there all are 224 of 256 pixels); no noise on the colours; pixels are
+divided by their deviation; evaluation sees one centred crop, not ten.
+
 Not run in full: tested on mock data, shrunk.
 """
 

@@ -2,6 +2,10 @@
 
     ./launch.sh train --experiment=resnet_cifar10
 
+Differences from He et al. 2015, section 4.2, beside those of the model: a linear warm-up of 400
+steps (there only depth 110 has one, at a constant 0.01); images are standardized by channel, where
+the paper subtracts the mean of each pixel; BatchNorm sees 128 rows, there 64 on each of two GPUs.
+
 Not run in full: tested on mock data, shrunk.
 """
 
