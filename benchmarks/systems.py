@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -9,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.monitoring
 import numpy as np
 
 from benchmarks.timing import Row, compare
 from deeplearn.data.dataset import Shuffled
 from deeplearn.data.memory import Arrays
-from deeplearn.experiment import Experiment
+from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.hooks import Hook, Loop
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import Adam
@@ -95,6 +97,62 @@ def loop_overhead(turns: int = 24, length: int = 50) -> Row:
     )
 
 
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of the functions that XLA compiles meanwhile."""
+    names: list[str] = []
+
+    def note(event: str, seconds: float, fun_name: str = "", **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def compiled_steps() -> Row:
+    """How often a run compiles its step: plain, watched for an early stop, several steps a call."""
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    data = Arrays({"x": x, "label": (x[:, 0] > 0).astype(np.int32)})
+    counts = []
+    for stop, steps_per_call in itertools.product((None, EarlyStopping(patience=100)), (1, 10)):
+        experiment = Experiment(
+            name="compilations",
+            task=Classification(MLP(hidden=(8,), outputs=2)),
+            train=data,
+            evaluation={"validation": data},
+            optimizer=Adam(),
+            steps=60,
+            log_every=10,
+            evaluate_every=20,
+            save_every=20,
+            early_stopping=stop,
+            steps_per_call=steps_per_call,
+        )
+        with tempfile.TemporaryDirectory() as workdir, compilations() as names:
+            train(experiment, workdir)
+        step = "jit(train_step)" if steps_per_call == 1 else "jit(scan_steps)"
+        counts.append(names.count(step))
+    assert all(counts), "the compiled step has another name"
+    ratio = statistics.mean(counts)
+    return Row(
+        name="SYS-7",
+        work="compilations of the step (not ms)",
+        peer="runs",
+        ratio=ratio,
+        low=min(counts),
+        high=max(counts),
+        cpu=None,
+        ours_ms=sum(counts),
+        peer_ms=len(counts),
+        goal=1,
+        below=True,
+    )
+
+
 def batcher() -> Row:
     """Shuffled batches of 64 images of 28×28 against grain.DataLoader, which reads by record."""
     import grain.python as grain  # the DataLoader lives there
@@ -152,5 +210,6 @@ def _discard(_: object) -> None:
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
     """Every measurement of this suite by its id."""
     yield "SYS-4", loop_overhead
+    yield "SYS-7", compiled_steps
     yield "SYS-8", batcher
     yield "seek", seek
