@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from deeplearn import canary
+from deeplearn import canary, preflight
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
@@ -58,6 +58,7 @@ def train(
     canary.check()
     experiment.validate()
     program = Program(experiment)
+    preflight.check(program)
     description = describe(experiment)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(RunDirectory(workdir)).path
@@ -67,7 +68,7 @@ def train(
         if stored_experiment(directory) != description:
             write_json(directory / "experiment.json", description)
         table = directory / "summary.txt"
-        if not table.exists():
+        if int(state.step) == 0 or not table.exists():
             files.replace(table, f"{summary(experiment.task, program.example)}\n".encode())
         loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
         began = time.monotonic()
@@ -160,9 +161,12 @@ def _loop(
 
 
 def _first_state(program: Program, directory: Path, checkpoints: Checkpoints) -> TrainState:
-    """A fresh state, or that of the latest checkpoint of the same experiment."""
+    """A fresh state, or that of the latest checkpoint of the same experiment.
+
+    Before the first checkpoint and row there is nothing to lose: any experiment may start.
+    """
     stored, steps = stored_experiment(directory), checkpoints.steps()
-    if stored is not None:
+    if stored is not None and (steps or read_rows(directory / "metrics.jsonl")):
         refuse_differences(directory, stored, program.experiment, done=max(steps, default=0))
     elif steps:
         raise ResumeError(
