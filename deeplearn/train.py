@@ -58,7 +58,8 @@ def train(
     canary.check()
     experiment.validate()
     program = Program(experiment)
-    preflight.check(program)
+    evaluator = Evaluator(experiment, program.mesh)
+    preflight.check(program, evaluator)
     description = describe(experiment)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(RunDirectory(workdir)).path
@@ -73,7 +74,7 @@ def train(
         loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
         began = time.monotonic()
         if not loop.last:
-            _loop(program, loop, checkpoints, directory, hooks)
+            _loop(program, evaluator, loop, checkpoints, directory, hooks)
         run = _result(program, loop.state, checkpoints, directory)
         _close(run, time.monotonic() - began, trained=loop.metrics is not None)
         return run
@@ -102,6 +103,7 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
 
 def _loop(
     program: Program,
+    evaluator: Evaluator,
     loop: Loop,
     checkpoints: Checkpoints,
     directory: Path,
@@ -133,7 +135,6 @@ def _loop(
         # The order is a contract. The step is dispatched first, so that the devices work while the
         # host logs the period before. Evaluation comes ahead of the save, which must hold what it
         # decided. Pictures and rows are written ahead of the save: a resumed run keeps them.
-        evaluator = Evaluator(experiment, program.mesh)
         draw = Draw(experiment, directory / "samples", log)
         order = [preempt, log, Evaluate(evaluator, log), draw, Save(checkpoints, flush), *extra]
         batches = program.batches(loop.step)

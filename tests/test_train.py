@@ -320,6 +320,28 @@ def test_a_directory_that_cannot_be_written_is_refused(experiment, tmp_path):
             DataError,
             "split 'train', examples from 0 on: field 'label' in row 39 of the batch is 9",
         ),
+        ({"evaluation": {"test": data(0)}}, DataError, "split 'test': .* holds no examples"),
+        (
+            {
+                "evaluation": {
+                    "test": data(label=np.arange(40) // 39),
+                    "dev": data(label=np.arange(40)),
+                },
+                "evaluation_batch_size": 25,
+            },
+            DataError,
+            "split 'dev', examples from 0 on: field 'label' in row 2",
+        ),
+        (
+            {"evaluation": {"test": Arrays({"x": np.zeros((3, 5)), "label": np.zeros(3, int)})}},
+            DataError,
+            r"does not fit the model: field 'x' is float32 \(5,\), in training float32 \(4,\)",
+        ),
+        (
+            {"evaluation": {"test": Arrays({"x": np.zeros((3, 4))})}},
+            DataError,
+            "split 'test', .* no field 'label'",
+        ),
         ({"steps": 0}, UsageError, "steps=0"),
         ({"mesh": (("data", 3),)}, UsageError, "3 devices"),
     ],
