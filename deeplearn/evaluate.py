@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deeplearn.data.dataset import Examples, Sequential
+from deeplearn.data.dataset import Examples, Field, Sequential
 from deeplearn.data.pairs import Pairs, padded
 from deeplearn.data.prefetch import prefetch
 from deeplearn.data.vocabulary import Symbols
@@ -35,6 +35,7 @@ class Evaluator:
         self._sharding = batch_sharding(mesh)
         self._task: Task = experiment.task
         self._mesh = mesh
+        self._measured: dict[tuple[tuple[str, Field], ...], dict[str, Mean]] = {}
 
         def add(totals: dict[str, Mean], variables: Variables, batch: Batch) -> dict[str, Mean]:
             return jax.tree.map(jnp.add, totals, experiment.task.evaluate(variables, batch))
@@ -45,17 +46,35 @@ class Evaluator:
 
     def __call__(self, variables: Variables, split: str) -> dict[str, float]:
         """The metrics of a split, each example counted once."""
-        dataset = self._experiment.evaluation_dataset(split, self._mesh.shape[BATCH_AXIS])
         totals: dict[str, Mean] | None = None
-        for batch in self._batches(dataset):
+        for batch in self._batches(self.dataset(split)):
             if totals is None:
-                shapes = jax.eval_shape(self._task.evaluate, variables, batch)
+                shapes = self.measured(variables, split)
                 totals = jax.device_put(
                     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
                     self._replicated,
                 )
             totals = self._add(totals, variables, batch)
         return values(totals or {})
+
+    def dataset(self, split: str) -> Sequential:
+        """The batches of a split, whose rows the mesh can divide."""
+        return self._experiment.evaluation_dataset(split, self._mesh.shape[BATCH_AXIS])
+
+    def measured(self, variables: Variables, split: str) -> dict[str, Mean]:
+        """The metrics of a split as shapes, for variables that may be shapes too.
+
+        Splits of the same fields are traced once.
+        """
+        dataset = self.dataset(split)
+        fields = tuple(sorted(dataset.spec.items()))
+        if fields not in self._measured:
+            batch = {
+                name: jax.ShapeDtypeStruct((dataset.batch_size, *field.shape), field.dtype)
+                for name, field in fields
+            }
+            self._measured[fields] = jax.eval_shape(self._task.evaluate, variables, batch)
+        return self._measured[fields]
 
     def _batches(self, dataset: Sequential) -> Any:
         def place(batch: Mapping[str, np.ndarray]) -> Batch:

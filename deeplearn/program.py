@@ -62,7 +62,6 @@ class Program:
             abstract,
             self._shardings,
         )
-        self._check_watched()
 
     def init(self) -> TrainState:
         """The first state, made where it will live: no leaf is ever whole on one device."""
@@ -98,19 +97,6 @@ class Program:
             return to_devices(batch, sharding)
 
         return prefetch(dataset, self.rows, range(start, experiment.steps, steps), place)
-
-    def _check_watched(self) -> None:
-        """Refuses a watched metric that the evaluation does not measure."""
-        if (stop := self.experiment.early_stopping) is None:
-            return
-        variables = {"params": self.shapes.params, **self.shapes.collections}
-        measured = jax.eval_shape(self.experiment.task.evaluate, variables, self.example)
-        split, _, name = stop.metric.partition("/")
-        if name not in measured:
-            known = ", ".join(f"{split}/{metric}" for metric in measured)
-            raise UsageError(
-                f"early_stopping.metric={stop.metric!r} is not measured; choose one of: {known}"
-            )
 
     @property
     def _key(self) -> jax.Array:

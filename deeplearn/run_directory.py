@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, one experiment for ever.
+"""The run directory: one process at a time, one experiment from its first row or checkpoint on.
 
 It holds `experiment.json` (name, overrides, the resolved record, the digests of the data),
 `metrics.jsonl`, `timing.jsonl`, `checkpoints/`, `tensorboard/` and, when done, `receipt.json`.

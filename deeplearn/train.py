@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from deeplearn import canary
+from deeplearn import canary, preflight
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
@@ -58,6 +58,8 @@ def train(
     canary.check()
     experiment.validate()
     program = Program(experiment)
+    evaluator = Evaluator(experiment, program.mesh)
+    preflight.check(program, evaluator)
     description = describe(experiment)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(RunDirectory(workdir)).path
@@ -67,12 +69,12 @@ def train(
         if stored_experiment(directory) != description:
             write_json(directory / "experiment.json", description)
         table = directory / "summary.txt"
-        if not table.exists():
+        if int(state.step) == 0 or not table.exists():
             files.replace(table, f"{summary(experiment.task, program.example)}\n".encode())
         loop = Loop(experiment, state, int(state.step), stopping=_stopped_early(experiment, state))
         began = time.monotonic()
         if not loop.last:
-            _loop(program, loop, checkpoints, directory, hooks)
+            _loop(program, evaluator, loop, checkpoints, directory, hooks)
         run = _result(program, loop.state, checkpoints, directory)
         _close(run, time.monotonic() - began, trained=loop.metrics is not None)
         return run
@@ -101,6 +103,7 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
 
 def _loop(
     program: Program,
+    evaluator: Evaluator,
     loop: Loop,
     checkpoints: Checkpoints,
     directory: Path,
@@ -132,7 +135,6 @@ def _loop(
         # The order is a contract. The step is dispatched first, so that the devices work while the
         # host logs the period before. Evaluation comes ahead of the save, which must hold what it
         # decided. Pictures and rows are written ahead of the save: a resumed run keeps them.
-        evaluator = Evaluator(experiment, program.mesh)
         draw = Draw(experiment, directory / "samples", log)
         order = [preempt, log, Evaluate(evaluator, log), draw, Save(checkpoints, flush), *extra]
         batches = program.batches(loop.step)
@@ -160,9 +162,12 @@ def _loop(
 
 
 def _first_state(program: Program, directory: Path, checkpoints: Checkpoints) -> TrainState:
-    """A fresh state, or that of the latest checkpoint of the same experiment."""
+    """A fresh state, or that of the latest checkpoint of the same experiment.
+
+    Before the first checkpoint and row there is nothing to lose: any experiment may start.
+    """
     stored, steps = stored_experiment(directory), checkpoints.steps()
-    if stored is not None:
+    if stored is not None and (steps or read_rows(directory / "metrics.jsonl")):
         refuse_differences(directory, stored, program.experiment, done=max(steps, default=0))
     elif steps:
         raise ResumeError(

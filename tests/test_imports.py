@@ -47,6 +47,7 @@ LEVELS = {
     "deeplearn.insight": 7,
     "deeplearn.generation": 7,
     "deeplearn.interop": 7,
+    "deeplearn.preflight": 7,
     "deeplearn.program": 7,
     "deeplearn.run_directory": 7,
     "deeplearn.features": 8,

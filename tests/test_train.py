@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 
 from deeplearn.data.memory import Arrays
+from deeplearn.data.permutation import permute
 from deeplearn.errors import (
     DataError,
     LockedError,
@@ -314,6 +315,33 @@ def test_a_directory_that_cannot_be_written_is_refused(experiment, tmp_path):
         ({"batch_size": 64}, DataError, "64"),
         ({"train": data(label=np.full(40, 2))}, DataError, "label"),
         ({"train": data(label=np.full(40, -1))}, DataError, "label"),
+        (
+            {"train": data(label=np.arange(40) // 39 * 9)},
+            DataError,
+            "split 'train', examples from 0 on: field 'label' in row 39 of the batch is 9",
+        ),
+        ({"evaluation": {"test": data(0)}}, DataError, "split 'test': .* holds no examples"),
+        (
+            {
+                "evaluation": {
+                    "test": data(label=np.arange(40) // 39),
+                    "dev": data(label=np.arange(40)),
+                },
+                "evaluation_batch_size": 25,
+            },
+            DataError,
+            "split 'dev', examples from 0 on: field 'label' in row 2",
+        ),
+        (
+            {"evaluation": {"test": Arrays({"x": np.zeros((3, 5)), "label": np.zeros(3, int)})}},
+            DataError,
+            r"does not fit the model: field 'x' is float32 \(5,\), in training float32 \(4,\)",
+        ),
+        (
+            {"evaluation": {"test": Arrays({"x": np.zeros((3, 4))})}},
+            DataError,
+            "split 'test', .* no field 'label'",
+        ),
         ({"steps": 0}, UsageError, "steps=0"),
         ({"mesh": (("data", 3),)}, UsageError, "3 devices"),
     ],
@@ -334,11 +362,32 @@ def test_a_nan_in_the_data_is_refused():
         Arrays({"x": x, "label": np.zeros(4, np.int32)})
 
 
-def test_a_bad_label_in_a_later_batch_is_found_before_its_step(experiment, tmp_path):
-    label = np.zeros(40, np.int32)
-    label[17] = 9
-    with pytest.raises(DataError, match="label"):
-        train(dataclasses.replace(experiment, train=data(label=label)), tmp_path / "run")
+@dataclasses.dataclass(frozen=True)
+class Unchanged:
+    """An augmentation that does nothing: examples are checked when their batch is made."""
+
+    def __call__(self, examples, draw):
+        return examples
+
+
+def test_mended_data_start_anew_where_nothing_was_kept(experiment, tmp_path):
+    directory, label = tmp_path / "run", np.full(40, 9)
+    label[permute(experiment.seed, 0, 40, np.arange(1))] = 0
+    wider = Classification(MLP(hidden=(11,), outputs=2))
+    bad = dataclasses.replace(
+        experiment, task=wider, train=data(label=label), augment=(Unchanged(),)
+    )
+    with pytest.raises(DataError, match="field 'label' in row 1 of the batch is 9"):
+        train(bad, directory)
+    assert "11" in (directory / "summary.txt").read_text().split()
+    rows = directory / "metrics.jsonl"
+    rows.write_text('{"step": 5, "split": "train", "loss": 1.0}\n')
+    with pytest.raises(ResumeError, match="belongs to another run"):
+        train(experiment, directory)
+    rows.unlink()
+    assert int(train(experiment, directory).state.step) == 20
+    assert "11" not in (directory / "summary.txt").read_text().split()
+    assert json.loads((directory / "experiment.json").read_text())["record"]["augment"] == []
 
 
 def test_a_start_that_came_to_nothing_does_not_stand_in_the_way(experiment, tmp_path):

@@ -1,0 +1,91 @@
+"""Preflight: what can be known of a run's data and evaluation before its directory is made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+from deeplearn.data.dataset import Field, Sequential
+from deeplearn.data.memory import InMemory
+from deeplearn.errors import DataError, Error, UsageError
+from deeplearn.evaluate import Evaluator
+from deeplearn.experiment import EarlyStopping
+from deeplearn.program import Program
+from deeplearn.tasks.task import Task
+
+
+def check(program: Program, evaluator: Evaluator) -> None:
+    """Raises a `deeplearn.errors.Error` that names the split and says what is wrong with it.
+
+    Arrays in memory are checked whole, other data by their first example; the loop checks every
+    batch in any case. Evaluations are traced and not computed.
+    """
+    experiment = program.experiment
+    # What an augmentation makes of its examples is seen in the loop alone.
+    if isinstance(experiment.train, InMemory) and not experiment.augment:
+        rows = Sequential(experiment.train, experiment.evaluation_batch_size)
+        _check_rows(experiment.task, "train", rows)
+    for split in experiment.evaluation:
+        with _naming(f"split '{split}'"):
+            dataset = evaluator.dataset(split)
+        _check_rows(experiment.task, split, dataset)
+        measured = _measured(program, evaluator, split)
+        if (stop := experiment.early_stopping) is not None:
+            _check_watched(stop, split, measured)
+
+
+def _check_rows(task: Task, split: str, dataset: Sequential) -> None:
+    # Windows of a text are in memory too, but overlap: all of them are many times the text.
+    whole = isinstance(dataset.source, InMemory)
+    for step in range(dataset.batches if whole else 1):
+        first = step * dataset.batch_size
+        size = min(dataset.batch_size, len(dataset) - first) if whole else 1
+        with _naming(f"split '{split}', examples from {first} on"):
+            task.check(dataset.batch(step, slice(0, size)))
+
+
+def _measured(program: Program, evaluator: Evaluator, split: str) -> Iterable[str]:
+    """The names of the metrics of a split; raises `DataError` where its fields do not fit."""
+    variables = {"params": program.shapes.params, **program.shapes.collections}
+    try:
+        with _naming(f"split '{split}'"):
+            return evaluator.measured(variables, split)
+    except Error:
+        raise
+    except Exception as error:  # flax, JAX and models raise many types for a wrong shape
+        spec, expected = program.experiment.evaluation[split].spec, program.dataset.spec
+        differing = [name for name in expected if spec.get(name) != expected[name]]
+        if not differing:
+            raise
+        fields = "; ".join(
+            f"field '{name}' is {_text(spec.get(name))}, in training {_text(expected[name])}"
+            for name in differing
+        )
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"split '{split}' does not fit the model: {fields}; give it the fields and shapes of"
+            f" the training data ({reason})"
+        ) from error
+
+
+def _check_watched(stop: EarlyStopping, split: str, measured: Iterable[str]) -> None:
+    """Refuses a watched metric that the evaluation does not measure."""
+    watched, _, name = stop.metric.partition("/")
+    if watched == split and name not in measured:
+        known = ", ".join(f"{split}/{metric}" for metric in measured)
+        raise UsageError(
+            f"early_stopping.metric={stop.metric!r} is not measured; choose one of: {known}"
+        )
+
+
+def _text(field: Field | None) -> str:
+    return "missing" if field is None else f"{field.dtype} {field.shape}"
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Puts the place of the data before the message of an error."""
+    try:
+        yield
+    except Error as error:
+        raise type(error)(f"{place}: {error}") from None
