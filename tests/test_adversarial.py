@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -13,7 +14,9 @@ from deeplearn.errors import DataError, UsageError
 from deeplearn.layers.normalization import BatchNorm
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
 from deeplearn.sampling.images import Request
-from deeplearn.tasks.adversarial import Adversarial, player
+from deeplearn.step import init_state, train_step
+from deeplearn.tasks.adversarial import Adversarial
+from deeplearn.tasks.player import player
 
 ROWS, LATENT = 6, 3
 
@@ -217,21 +220,57 @@ def test_evaluation_is_a_function_of_the_variables(batch, key):
         np.testing.assert_allclose(mean.value, two[name].value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("task", [game(), NORMED], ids=["plain", "normed"])
-@pytest.mark.parametrize("name", ["generator", "discriminator"])
-def test_a_broken_player_is_named(name, task, batch, key):
-    """Also where BatchNorm of the discriminator mixes broken images into real ones."""
-    variables = start(task, key, batch)
-    broken = jax.tree.map(lambda p: p * jnp.nan, variables["params"][name])
-    params = {**variables["params"], name: broken}
-    loss = jax.jit(task.loss)
+def rows(task, key, batch):
+    """The state before the first step of a game, and a function: parameters → metrics of a step."""
+    optimizer = optax.identity()
+    state = jax.jit(lambda key: init_state(task, optimizer, key, batch))(key)
+    step = jax.jit(lambda state: train_step(task, optimizer, state, batch)[1])
 
     def row(params):
-        _, aux = loss({**variables, "params": params}, batch, key)
-        return {name: float(mean.value) for name, mean in aux.metrics.items()}
+        metrics = step(dataclasses.replace(state, params=params))
+        return {name: float(mean.value) for name, mean in metrics.items()}
 
-    assert task.diagnose(row(params)) == name
-    assert task.diagnose(row(variables["params"])) == ""
+    return state, row
+
+
+@pytest.mark.parametrize("task", [game(), NORMED], ids=["plain", "normed"])
+def test_a_broken_player_is_named(task, batch, key):
+    """Also where BatchNorm of the discriminator mixes broken images into real ones."""
+    state, row = rows(task, key, batch)
+    assert task.diagnose(row(state.params)) == ""
+    for name in task.parts:
+        broken = jax.tree.map(lambda p: p * jnp.nan, state.params[name])
+        assert task.diagnose(row({**state.params, name: broken})) == name
+
+
+@jax.custom_vjp
+def steep(x):
+    """x, with an infinite slope."""
+    return x
+
+
+steep.defvjp(lambda x: (x, None), lambda _, dy: (dy * jnp.inf,))
+
+
+class SteepGenerator(MLPGenerator):
+    def __call__(self, z, label=None, *, train=False):
+        return steep(super().__call__(z, label, train=train))
+
+
+class SteepDiscriminator(MLPDiscriminator):
+    def __call__(self, image, label=None, *, train=False):
+        return steep(super().__call__(image, label, train=train))
+
+
+@pytest.mark.parametrize("player", [SteepGenerator((8,)), SteepDiscriminator((8,))])
+def test_a_player_whose_gradient_alone_is_not_finite_is_named(player, batch, key):
+    """The discriminator's makes that of the generator infinite too, which comes through it."""
+    name = "generator" if isinstance(player, SteepGenerator) else "discriminator"
+    task = dataclasses.replace(game(), **{name: player})
+    state, row = rows(task, key, batch)
+    found = row(state.params)
+    assert np.isfinite(found["loss"]) and not np.isfinite(found["generator_gradient_norm"])
+    assert task.diagnose(found) == name
 
 
 @pytest.mark.parametrize(
