@@ -5,11 +5,14 @@ import io
 import re
 from pathlib import Path
 
+import generators
 import numpy as np
 import pytest
 
-from deeplearn import Experiment, train
+import deeplearn
+from deeplearn import Experiment, Run, train
 from deeplearn.optimizers import AdamW
+from deeplearn.program import Program
 from deeplearn.tasks.classification import Classification
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -34,11 +37,21 @@ def test_the_first_example_trains(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def own():
-    architecture, dataset, loss = map(run, BLOCKS[1:])
+    architecture, dataset, loss = map(run, BLOCKS[2:])
     return architecture["Maxout"], dataset["Parity"], loss
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_lower_halves_are_drawn_below_known_upper_ones(tmp_path, monkeypatch):
+    experiment = generators.diffusion()
+    untrained = Run(experiment, Program(experiment).init(), {}, tmp_path)
+    monkeypatch.setattr(deeplearn, "load", {"runs/diffusion_fashion_mnist": untrained}.__getitem__)
+    scope = run(BLOCKS[1])
+    np.testing.assert_array_equal(scope["x"][:, :4], scope["known"][:, :4])
+    assert np.isfinite(scope["x"]).all() and (scope["x"] != scope["known"])[:, 4:].any()
+    assert (tmp_path / "samples" / "inpainted.png").is_file()
+
+
+@pytest.mark.parametrize("block", BLOCKS[2:])
 def test_a_way_to_add_takes_fewer_than_30_lines(block):
     assert len(block.splitlines()) < 30
 
