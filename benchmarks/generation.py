@@ -112,8 +112,13 @@ def noisy_means(images: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def measure(run: Run, features: Features, judge: Features, request: Request) -> dict[str, Any]:
     """Everything that is told of a run; `request` says how many images, and how drawn."""
-    if features.sha256 == judge.sha256:
-        raise UsageError("the judge is the classifier of the features; name another run for one")
+    roles = {"features": described(features), "judge": described(judge)}
+    if all(roles["features"][field] == roles["judge"][field] for field in ("model", "seed")):
+        raise UsageError(
+            f"the judge has the model {roles['judge']['model']} and the seed"
+            f" {roles['judge']['seed']}, as the classifier of the features has; name the run of"
+            " another model or seed"
+        )
     diffusion = hasattr(run.experiment.task, "path")
     if diffusion:
         chosen = {"sampler": request.sampler or SAMPLER, "steps": request.steps or STEPS}
@@ -128,8 +133,8 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
         "state_sha256": state_sha256(run.state),
         "request": dataclasses.asdict(request),
         "test_images": len(real),
-        "features": {**described(features), "width": real.shape[1]},
-        "judge": described(judge),
+        "features": {**roles["features"], "width": real.shape[1]},
+        "judge": roles["judge"],
         "distances": {"samples": distances(real, features(samples))},
     }
     for name, x in images.references(request).items():
@@ -150,10 +155,14 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
 
 
 def described(classifier: Features) -> dict[str, Any]:
-    """The name of a classifier, its hash, and what it reached on its own test set."""
+    """What a classifier is, by its run's record, its hash, and what it reached on its test set."""
+    experiment = classifier.experiment
     return {
         "name": classifier.name,
         "sha256": classifier.sha256,
+        "model": type(experiment.task.model).__name__,
+        "seed": experiment.seed,
+        "overrides": list(experiment.overrides),
         "test_accuracy": classifier.metrics.get("test", {}).get("accuracy"),
     }
 
@@ -230,6 +239,8 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"generation_{run.experiment.name}.json"
     write_json(path, result)
+    space, state = (result["features"][field] for field in ("name", "sha256"))
+    print(f"Fréchet distances in the features of {space}, state {state[:12]}")
     for name, found in result["distances"].items():
         print(f"{name:<24} {found['frechet']:10.4f}")
     print(f"{path}")

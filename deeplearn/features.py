@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Features:
     """Images (N, Y, X, C) in [0, 1] → features (N, D) float32 of the classifier of a run.
 
-    `name` is the experiment and `sha256` the hash of the state (that of the run's receipt, where
+    `name` is the `experiment`'s, `sha256` the hash of the state (that of the run's receipt, where
     the run was not stopped early): both belong beside every number that is measured in this space.
     Raises `UsageError` for the run of another task, and for images of another shape.
     """
@@ -37,7 +37,8 @@ class Features:
                 f"features come from a classifier, and the task of {run.workdir} is"
                 f" {type(task).__name__}; name the run of a classifier"
             )
-        self.name, self.sha256 = run.experiment.name, state_sha256(run.state)
+        self.experiment, self.sha256 = run.experiment, state_sha256(run.state)
+        self.name = run.experiment.name
         self.metrics = run.metrics
         self._model, self._variables = task.model, evaluation_variables(run.state)
         self._shape = run.experiment.train.spec["x"].shape

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import NumericsError
@@ -24,6 +25,7 @@ from deeplearn.report.images import Gallery
 from deeplearn.report.progress import Pace
 from deeplearn.step import Metrics, TrainState, evaluation_variables
 from deeplearn.tasks.task import Diagnosing, Generative
+from deeplearn.types import PyTree
 
 
 @dataclasses.dataclass
@@ -233,12 +235,18 @@ def raise_if_halted(loop: Loop) -> None:
         return
     task, culprit = loop.experiment.task, ""
     if isinstance(task, Diagnosing) and loop.metrics is not None:
-        culprit = task.diagnose(values(loop.metrics))
+        culprit = task.diagnose(values(loop.metrics)) or _overflown(loop.state.params, task.parts)
     raise NumericsError(
         f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
         f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
         " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
     )
+
+
+def _overflown(params: PyTree, parts: tuple[str, ...]) -> str:
+    """The part whose parameters an update made overflow, too late for the metrics; "" if none."""
+    norms = {part: optax.tree.norm(params[part]) for part in parts}
+    return next((part for part, norm in norms.items() if not jnp.isfinite(norm)), "")
 
 
 def _raise_if_collapsed(loop: Loop, step: int, row: dict[str, float]) -> None:

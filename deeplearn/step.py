@@ -15,7 +15,7 @@ import optax
 from flax import struct
 
 from deeplearn.ema import find_ema
-from deeplearn.tasks.task import Task
+from deeplearn.tasks.task import Diagnosing, Task
 from deeplearn.types import Array, Batch, Mean, PyTree, Variables
 
 Metrics = dict[str, Mean]
@@ -101,7 +101,8 @@ def train_step(
     An update with a non-finite loss, gradient or statistic is dropped, and so is one whose weight
     is 0; more than `skip_limit` non-finite ones halt the run (see `Control`). Parameters that
     overflow in the update halt it at once: such a state is never to be saved.
-    The metrics are those of this step: `loss`, the task's own, `gradient_norm` and `skipped`.
+    The metrics are those of this step: `loss`, the task's own, `gradient_norm`, where the task has
+    parts that of each, and `skipped`.
     """
     rng = jax.random.fold_in(state.rng, state.step)
     if axis is not None:
@@ -133,8 +134,10 @@ def train_step(
     )
     state = TrainState(state.step + 1, params, collections, opt_state, state.rng, control)
     one = jnp.ones((), jnp.float32)
+    parts = task.parts if isinstance(task, Diagnosing) else ()
     extra = {
         "gradient_norm": Mean(gradient_norm, one),
+        **{f"{part}_gradient_norm": Mean(_norm(gradients[part]), one) for part in parts},
         "skipped": Mean(skipped.astype(jnp.float32), one),
     }
     return state, {"loss": loss, **metrics, **extra}

@@ -24,7 +24,7 @@ SIDE, CLASSES = 8, 3
 class Painter(nn.Module):
     """z (B, latent) and label (B,) → images (B, 8, 8, 1)."""
 
-    classes: int = CLASSES
+    classes: int | None = CLASSES
 
     @nn.compact
     def __call__(self, z, label=None, *, train=False):
@@ -35,10 +35,12 @@ class Painter(nn.Module):
 class Critic(nn.Module):
     """Images (B, 8, 8, 1) and label (B,) → logits (B,)."""
 
+    classes: int | None = CLASSES
+
     @nn.compact
     def __call__(self, image, label=None, *, train=False):
         flat = image.reshape(len(image), -1)
-        return MLPDiscriminator((32,), classes=CLASSES)(flat, label, train=train)
+        return MLPDiscriminator((32,), classes=self.classes)(flat, label, train=train)
 
 
 class Cleaner(nn.Module):

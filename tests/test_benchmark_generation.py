@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import sys
 
 import generators
 import numpy as np
@@ -16,6 +18,9 @@ from deeplearn.features import Features
 from deeplearn.generation import overview
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import Adam
+from deeplearn.program import Program
+from deeplearn.sampling.images import Request
+from deeplearn.tasks.adversarial import Adversarial
 from deeplearn.tasks.classification import Classification
 
 DATA, TEST = images(60, 8), images(40, 8)
@@ -23,18 +28,18 @@ DATA, TEST = images(60, 8), images(40, 8)
 
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory) -> tuple[Features, Features]:
-    """Two perceptrons of one layer that tell the three classes."""
+    """Two perceptrons of one layer that tell the three classes, each of a seed of its own."""
 
-    def trained(width):
+    def trained(width, seed):
         task = Classification(MLP(hidden=(width,), outputs=3))
         fields = {"batch_size": 20, "steps_per_call": 30, "log_every": 60, "evaluate_every": 60}
         data = {"test": TEST}
         experiment = Experiment(
-            f"mlp{width}", task, DATA, Adam(0.01), 60, data, save_every=60, **fields
+            f"mlp{width}", task, DATA, Adam(0.01), 60, data, save_every=60, seed=seed, **fields
         )
         return Features(train(experiment, tmp_path_factory.mktemp("classifier")))
 
-    return trained(16), trained(12)
+    return trained(16, 0), trained(12, 1)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +75,31 @@ def test_the_judge_recognizes_the_classes_that_were_asked_for(result):
     assert wrong["share"] == 0.5 and wrong["by_class"] == {0: 0.5, 1: 1.0, 2: 0.0}
 
 
+@pytest.mark.parametrize("classes", [3, None])
+def test_a_gan_has_no_solvers_and_is_recognized_where_it_has_classes(
+    classes, classifiers, tmp_path
+):
+    """An untrained one, whose samples are then those of the untrained model to the bit."""
+    players = generators.Painter(classes), generators.Critic(classes)
+    task = Adversarial(*players, latent=4, conditional=classes is not None)
+    experiment = dataclasses.replace(generators.gan(), task=task)
+    run = Run(experiment, Program(experiment).init(), {}, tmp_path)
+    request = dataclasses.replace(overview(experiment), count=60)
+    found = generation.measure(run, *classifiers, request)
+    assert found["request"]["sampler"] is None and "solvers" not in found
+    distances = found["distances"]
+    assert distances["samples"] == distances["untrained_model"]
+    assert distances["training_images"]["frechet"] < distances["samples"]["frechet"]
+    for name in ("recognized", "support_by_class"):
+        assert (name in found) == (classes is not None)
+
+
 def test_every_number_stands_beside_the_names_of_the_classifiers(result, classifiers):
     for role, classifier in zip(("features", "judge"), classifiers, strict=True):
         assert result[role]["sha256"] == classifier.sha256
         assert result[role]["test_accuracy"] > 0.9
+        assert (result[role]["model"], result[role]["overrides"]) == ("MLP", [])
+    assert (result["features"]["seed"], result["judge"]["seed"]) == (0, 1)
     assert result["features"]["width"] == 16
     assert (result["request"]["sampler"], result["request"]["steps"]) == ("dpm_solver_2m", 20)
 
@@ -88,11 +114,29 @@ def test_a_fast_solver_is_held_against_a_slow_one(result):
         assert each["within_two_standard_errors"] == (abs(value) <= 2 * error)
 
 
-def test_a_judge_of_the_same_state_is_refused(diffusion, classifiers):
-    with pytest.raises(UsageError, match="name another run for one"):
-        generation.measure(
-            diffusion, classifiers[0], classifiers[0], overview(diffusion.experiment)
-        )
+def test_a_judge_of_the_same_model_and_seed_is_refused_whatever_it_has_learned(classifiers):
+    features, other = classifiers
+    judge = copy.copy(other)
+    judge.experiment = dataclasses.replace(other.experiment, seed=features.experiment.seed)
+    with pytest.raises(UsageError, match="the model MLP and the seed 0, as the classifier"):
+        generation.measure(None, features, judge, Request())
+
+
+def test_distances_are_printed_below_the_classifier_that_they_rest_on(
+    result, diffusion, classifiers, tmp_path, monkeypatch, capsys
+):
+    runs = {"run": diffusion, "features": classifiers[0], "judge": classifiers[1]}
+    monkeypatch.setattr(generation, "RESULTS", tmp_path)
+    monkeypatch.setattr(generation, "load", runs.__getitem__)
+    monkeypatch.setattr(generation, "Features", lambda classifier: classifier)
+    monkeypatch.setattr(generation, "measure", lambda *given: result)
+    words = ["generation", "--workdir=run", "--features=features", "--judge=judge"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert generation.main() == 0
+    header, *rows, path = capsys.readouterr().out.splitlines()
+    assert "mlp16" in header and classifiers[0].sha256[:12] in header
+    assert [row.split()[0] for row in rows] == list(result["distances"])
+    assert path == str(tmp_path / "generation_diffusion.json")
 
 
 def test_a_blur_spreads_a_point_as_a_gaussian_and_keeps_what_is_even():

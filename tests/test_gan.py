@@ -122,6 +122,28 @@ def test_collections_are_those_of_the_normalization():
         assert set(variables) - {"params"} == ({expected} if expected else set())
 
 
+@pytest.mark.parametrize("classes", [None, CLASSES])
+def test_the_slope_of_a_spectral_discriminator_is_bounded_whatever_its_kernels(classes, key):
+    """A 5×5 convolution of stride 2 reads a pixel in up to 9 windows: its slope is at most 3."""
+    model = DISCRIMINATORS["sngan"](classes)
+    x = jax.random.normal(key, (4, 8, 8, 1))
+    labels = () if classes is None else (jnp.asarray([0, 1, 2, 0]),)
+    variables = jax.jit(model.init)(key, x, *labels)
+    train = jax.jit(lambda v: model.apply(v, x, *labels, train=True, mutable=["spectral_norm"])[1])
+    for _ in range(50):
+        variables = {**variables, **train(variables)}
+
+    @jax.jit
+    def slope(params):
+        apply = lambda x: model.apply({**variables, "params": params}, x, *labels).sum()  # noqa: E731
+        return jnp.linalg.norm(jax.grad(apply)(x).reshape(4, -1), axis=1)
+
+    params = variables["params"]
+    wide = jax.tree.map(lambda p: 100 * p if p.ndim > 1 else p, params)
+    np.testing.assert_allclose(slope(wide), slope(params), rtol=1e-4)
+    assert slope(params).min() > 0 and slope(params).max() <= 3 * 3 * (1 if classes is None else 2)
+
+
 def test_dcgan_images_lie_between_minus_one_and_one(key):
     model = GENERATORS["dcgan"](None)
     z = 100 * jax.random.normal(key, (4, LATENT))

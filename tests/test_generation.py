@@ -9,15 +9,18 @@ import generators
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_train import At, terminate
 
 import deeplearn
 from deeplearn import Run, train
 from deeplearn.data.gaussians import Gaussians
+from deeplearn.data.moving_digits import MovingDigits
 from deeplearn.errors import Preempted, UsageError
 from deeplearn.generation import columns, denoising_path, generate, interpolations, overview
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.processes import VarianceExploding
+from deeplearn.program import Program
 from deeplearn.report.images import Gallery
 from deeplearn.report.receipt import state_sha256
 from deeplearn.sampling.images import Request
@@ -44,6 +47,16 @@ def points(tmp_path_factory) -> Run:
     data = Gaussians("ring", 50)
     experiment = dataclasses.replace(experiment, task=task, train=data, evaluation={})
     return train(experiment, tmp_path_factory.mktemp("points"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Run:
+    """Ahead of the first step."""
+    task = Denoising(generators.Cleaner(classes=0), VarianceExploding())
+    data = MovingDigits(size=20, frames=3, side=8, count=1, scale=1)
+    experiment = generators.diffusion()
+    experiment = dataclasses.replace(experiment, task=task, train=data, evaluation={})
+    return Run(experiment, Program(experiment).init(), {}, tmp_path_factory.mktemp("clips"))
 
 
 def drawn_by(run):
@@ -168,6 +181,19 @@ def test_points_are_drawn_as_points(points, sample):
     names = ("samples_steps=3.png", "denoising_steps=3.gif")
     assert (code, err) == (0, "")
     assert out.split() == [str(points.workdir / "samples" / name) for name in names]
+
+
+def test_clips_move(clips, sample):
+    """The way to a clip would be a film of films: it is left out."""
+    code, out, err = sample(clips, "--steps=2", "--count=4")
+    paths = [
+        clips.workdir / "samples" / f"{name}_count=4_steps=2.gif"
+        for name in ("samples", "interpolation")
+    ]
+    assert (code, err) == (0, "")
+    assert out.split() == list(map(str, paths))
+    for path in paths:
+        assert Image.open(path).n_frames == 3
 
 
 @pytest.mark.parametrize(

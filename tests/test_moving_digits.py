@@ -82,6 +82,18 @@ def test_all_digits_and_places_occur_equally_often():
     assert abs(upper.sum() - 1000) < 4 * 500**0.5
 
 
+def test_images_of_28_pixels_move_at_their_own_size_over_64():
+    """As in the paper: MNIST is bytes, which leave the source in [0, 1]."""
+    digits = np.zeros((3, 28, 28, 1), np.uint8)
+    digits[:, 4:24, 4:24] = np.array([85, 170, 255], np.uint8).reshape(3, 1, 1, 1)
+    source = MovingDigits(Arrays({"x": digits}), frames=20, side=64, scale=1)
+    x = source.gather(np.arange(16))["x"]
+    assert x.shape == (16, *source.spec["x"].shape) == (16, 20, 64, 64, 1)
+    np.testing.assert_allclose(np.unique(x), [-1, -1 / 3, 1 / 3, 1], atol=1e-6)
+    seen = (x > -1).sum((2, 3, 4))
+    assert (seen >= 400).all() and (seen <= 800).all() and (seen == 800).any()
+
+
 def test_enlarging_interpolates_between_pixels_and_keeps_a_ramp():
     np.testing.assert_array_equal(enlargement(5, 1), np.eye(5))
     matrix = enlargement(6, 3)

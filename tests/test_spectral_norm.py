@@ -7,7 +7,12 @@ import pytest
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.convolution import convolve
-from deeplearn.layers.spectral_norm import SpectralConv, SpectralDense, SpectralNorm
+from deeplearn.layers.spectral_norm import (
+    SpectralConv,
+    SpectralDense,
+    SpectralEmbedding,
+    SpectralNorm,
+)
 
 KERNEL = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4, 6)), jnp.float32)
 
@@ -82,6 +87,15 @@ def test_layers_are_products_with_the_normalized_kernel(key):
             layer.apply(variables, x), apply(kernel / largest(kernel)), rtol=0.01, atol=0.01
         )
         assert variables["params"]["bias"].shape == (6,)
+
+
+def test_an_embedding_is_a_row_of_the_normalized_table(key):
+    layer, index = SpectralEmbedding(5, 3), jnp.asarray([[4, 0], [1, 4]])
+    variables = trained(layer, jax.jit(layer.init)(key, index), index, passes=100)
+    table = variables["params"]["embedding"]
+    expected = (table / largest(table))[index]
+    np.testing.assert_allclose(layer.apply(variables, index), expected, rtol=0.01, atol=1e-4)
+    assert np.isnan(layer.apply(variables, jnp.asarray([-1, 5]))).all()
 
 
 def test_less_than_one_iteration_is_refused(key):

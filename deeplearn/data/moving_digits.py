@@ -4,6 +4,11 @@ The set of Srivastava, Mansimov and Salakhutdinov, "Unsupervised learning of vid
 using LSTMs", 2015 (arXiv:1502.04681). Every clip is a pure function of (seed, index): its digits,
 their places and their velocities come from a keyed hash, so that any number of clips costs nothing
 until it is read. No sine is taken, so that no machine rounds a place to another pixel.
+
+The default digits are those of scikit-learn, 8×8 and enlarged to 16×16 on 32×32, which need no
+download. Those of the paper are MNIST's, 28×28 on 64×64:
+
+    MovingDigits(Tfds("mnist", "train"), frames=20, side=64, scale=1)
 """
 
 from __future__ import annotations

@@ -26,5 +26,10 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", init, (self.size, self.width))
 
     def __call__(self, index: Array) -> Array:
-        index = jnp.where(index < 0, self.size, index)  # which would count from the end
-        return jnp.take(self.embedding.astype(compute_dtype(self.dtype)), index, axis=0)
+        return rows(self.embedding.astype(compute_dtype(self.dtype)), index)
+
+
+def rows(table: Array, index: Array) -> Array:
+    """The rows (…, width) of a table (size, width) at int (…); NaN outside of it."""
+    index = jnp.where(index < 0, len(table), index)  # which would count from the end
+    return jnp.take(table, index, axis=0)

@@ -1,4 +1,4 @@
-"""Spectral normalization: dense and convolution layers whose kernel has largest singular value 1.
+"""Spectral normalization: layers whose kernel, or table of vectors, has largest singular value 1.
 
 Source: Miyato et al., 2018 (arXiv:1802.05957), algorithm 1. A kernel is taken as matrix W
 (fan in, features). The collection `spectral_norm` keeps `u` (features,), which every pass in
@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.convolution import Padding, Pair, convolve, pair
+from deeplearn.layers.embedding import rows
 from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.products import product
 from deeplearn.types import Array
@@ -96,6 +97,23 @@ class SpectralConv(nn.Module):
         kernel = SpectralNorm(self.iterations, name="norm")(kernel, train=train)
         y = convolve(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
         return _with_bias(self, y) if self.use_bias else y
+
+
+class SpectralEmbedding(nn.Module):
+    """`Embedding` with a spectrally normalized table: int (…) in [0, size) → (…, width), fp32.
+
+    The table must not start at 0, which has no norm to be divided by.
+    """
+
+    size: int
+    width: int
+    iterations: int = 1
+    embedding_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self, index: Array, *, train: bool = False) -> Array:
+        table = self.param("embedding", self.embedding_init, (self.size, self.width))
+        return rows(SpectralNorm(self.iterations, name="norm")(table, train=train), index)
 
 
 def _with_bias(layer: nn.Module, y: Array) -> Array:

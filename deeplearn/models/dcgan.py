@@ -6,12 +6,13 @@ Source: Radford, Metz & Chintala, 2016 (arXiv:1511.06434), for 28×28 two stages
     discriminator   [conv of stride 2, BatchNorm, leaky relu 0.2] … → logit
 
 Differences: upsampling and a 5×5 convolution in place of a transposed one, which is over 100 times
-slower on CPU and leaves a checkerboard (Odena et al., 2016). `normalization="spectral"` gives the
-discriminator of SN-GAN (arXiv:1802.05957). With `classes` the generator reads the label beside z
-and the discriminator projects on it. Images lie in [−1, 1].
+slower on CPU and leaves a checkerboard (Odena et al., 2016). `normalization="spectral"` normalizes
+every layer of the discriminator, the head and its embedding of labels too, as SN-GAN does (Miyato
+et al., 2018, arXiv:1802.05957). With `classes` the generator reads the label beside z and the
+discriminator projects on it. Images lie in [−1, 1].
 
 Initializer: N(0, 0.02²) for kernels, N(1, 0.02²) for scales; biases 0. As in the paper, the first
-convolution of the discriminator and the last of the generator are not normalized. Weight decay
+convolution of the discriminator and the last of the generator have no BatchNorm. Weight decay
 leaves out the leaves `bias` and `scale`.
 """
 
@@ -96,7 +97,7 @@ class DCGANDiscriminator(nn.Module):
                 f"normalization={self.normalization!r} of DCGANDiscriminator is not known; choose"
                 " one of: batch, spectral, None"
             )
-        x = image
+        x, spectral = image, self.normalization == "spectral"
         for stage, channels in enumerate(self.channels):
             normed = self.normalization == "batch" and stage > 0
             fields: dict[str, Any] = {
@@ -108,13 +109,11 @@ class DCGANDiscriminator(nn.Module):
                 "kernel_init": _KERNEL,
                 "name": f"conv{stage}",
             }
-            if self.normalization == "spectral":
-                x = SpectralConv(**fields)(x, train=train)
-            else:
-                x = Conv(**fields)(x)
+            x = SpectralConv(**fields)(x, train=train) if spectral else Conv(**fields)(x)
             if normed:
                 norm = BatchNorm(dtype=self.dtype, scale_init=_scale, name=f"norm{stage}")
                 x = norm(x, train=train)
             x = nn.leaky_relu(x, 0.2)
         x = x.reshape(len(x), -1)
-        return Projection(self.classes, _KERNEL, self.dtype, name="head")(x, label)
+        head = Projection(self.classes, spectral, _KERNEL, self.dtype, name="head")
+        return head(x, label, train=train)

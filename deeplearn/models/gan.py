@@ -9,6 +9,8 @@ arXiv:1411.1784), discriminators of images project on it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,6 +18,7 @@ from flax import linen as nn
 from deeplearn.errors import UsageError
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.embedding import Embedding
+from deeplearn.layers.spectral_norm import SpectralDense, SpectralEmbedding
 from deeplearn.models.mlp import MLP
 from deeplearn.types import Array
 
@@ -59,21 +62,38 @@ class Projection(nn.Module):
     """The logit w·h + b + e[label]·h of features h (B, D): (B,) float32.
 
     The last term, the projection discriminator of Miyato & Koyama, 2018 (arXiv:1802.05637), is
-    there where there are classes; the embedding e starts at 0.
+    there where there are classes; the embedding e starts at 0. With `spectral` w and e are
+    spectrally normalized, and e starts as w does: the slope of the logit in h is 1, with classes
+    at most 2.
     """
 
     classes: int | None = None
+    spectral: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, h: Array, label: Array | None = None) -> Array:
+    def __call__(self, h: Array, label: Array | None = None, *, train: bool = False) -> Array:
         require_label(label, self.classes)
-        dense = Dense(1, dtype=self.dtype, kernel_init=self.kernel_init, name="output")
-        logit = dense(h)[:, 0].astype(jnp.float32)
+        fields: dict[str, Any] = {
+            "dtype": self.dtype,
+            "kernel_init": self.kernel_init,
+            "name": "output",
+        }
+        if self.spectral:
+            output = SpectralDense(1, **fields)(h, train=train)
+        else:
+            output = Dense(1, **fields)(h)
+        logit = output[:, 0].astype(jnp.float32)
         if label is None or self.classes is None:
             return logit
-        chosen = Embedding(self.classes, h.shape[-1], scale=0.0, name="label")(label)
+        if self.spectral:
+            table = SpectralEmbedding(
+                self.classes, h.shape[-1], embedding_init=self.kernel_init, name="label"
+            )
+            chosen = table(label, train=train)
+        else:
+            chosen = Embedding(self.classes, h.shape[-1], scale=0.0, name="label")(label)
         return logit + (chosen * h.astype(jnp.float32)).sum(-1)
 
 

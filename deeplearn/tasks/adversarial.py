@@ -28,9 +28,9 @@ from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
-from deeplearn.types import Array, Aux, Batch, Mean, PyTree, Variables
+from deeplearn.tasks.player import DISCRIMINATOR, GENERATOR, joined, player
+from deeplearn.types import Array, Aux, Batch, Mean, Variables
 
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 COLLAPSED = 1e-6
 """Logits that differ by less, relative to their size, are equal but for rounding."""
 
@@ -77,7 +77,7 @@ class Adversarial:
         generator_rng, discriminator_rng = jax.random.split(rng)
         image, labels = batch["x"], self._labels(batch)
         z = jnp.zeros((len(image), self.latent), jnp.float32)
-        variables = _join(
+        variables = joined(
             initialize(self.generator, generator_rng, z, *labels),
             initialize(self.discriminator, discriminator_rng, image, *labels),
         )
@@ -135,7 +135,7 @@ class Adversarial:
         metrics = {name: Mean.of(values, mask) for name, values in means.items()}
         total = metrics["generator_loss"].value + metrics["discriminator_loss"].value
         weight = metrics["generator_loss"].weight
-        return total, Aux(weight, metrics, _join(changed, changed_discriminator))
+        return total, Aux(weight, metrics, joined(changed, changed_discriminator))
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """Both losses without penalties, their sum `loss`, and the mean logits.
@@ -160,6 +160,11 @@ class Adversarial:
         """The images (B, …) of z (B, latent) and label int (B,), in evaluation mode."""
         labels = () if label is None else (label,)
         return apply_evaluation(self.generator, player(variables, GENERATOR), z, *labels)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The two players."""
+        return GENERATOR, DISCRIMINATOR
 
     @property
     def classes(self) -> int:
@@ -199,12 +204,16 @@ class Adversarial:
         """The player that a row of training metrics shows to be broken; "" if it shows none.
 
         Images that are not finite are the generator's fault, whatever they do to the losses of
-        both; where the images are finite, a loss is not so only by the discriminator's.
+        both; where the images are finite, a loss is not so only by the discriminator's. Where the
+        losses are finite too, it is the player whose gradient is not: the discriminator first,
+        since the generator's gradient comes through it.
         """
         if not math.isfinite(metrics["fake_magnitude"]):
             return GENERATOR
-        losses = [metrics["generator_loss"], metrics["discriminator_loss"]]
-        return "" if all(map(math.isfinite, losses)) else DISCRIMINATOR
+        judged = ("generator_loss", "discriminator_loss", "discriminator_gradient_norm")
+        if not all(math.isfinite(metrics[name]) for name in judged):
+            return DISCRIMINATOR
+        return "" if math.isfinite(metrics["generator_gradient_norm"]) else GENERATOR
 
     def collapse(self, metrics: Mapping[str, float]) -> str:
         """The player that can no longer play by a row of training metrics, and why; "" if none.
@@ -281,18 +290,3 @@ class Adversarial:
 @functools.partial(jax.jit, static_argnames="task")
 def _generate(task: Adversarial, variables: Variables, z: Array, label: Array | None) -> Array:
     return task.generate(variables, z, label)
-
-
-def player(variables: Variables, name: str) -> dict[str, PyTree]:
-    """The variables of one player alone, as its module takes them."""
-    return {key: tree[name] for key, tree in variables.items() if name in tree}
-
-
-def _join(generator: Variables, discriminator: Variables) -> Variables:
-    """The collections of the two players as one tree; a player without a collection has no key."""
-    names = dict.fromkeys([*generator, *discriminator])
-    players = {GENERATOR: generator, DISCRIMINATOR: discriminator}
-    return {
-        name: {key: variables[name] for key, variables in players.items() if name in variables}
-        for name in names
-    }

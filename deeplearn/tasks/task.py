@@ -44,6 +44,11 @@ class Task(Protocol):
 class Diagnosing(Task, Protocol):
     """A task of several parts that can tell which of them broke."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The subtrees of the parameters; the step adds a metric `PART_gradient_norm` of each."""
+        ...
+
     def diagnose(self, metrics: Mapping[str, float]) -> str:
         """The name of the part that a row of training metrics shows to be broken; "" if none."""
         ...
