@@ -16,7 +16,7 @@ from deeplearn.errors import UsageError
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.dot_product_attention import dot_product_attention
 from deeplearn.layers.precision import compute_dtype
-from deeplearn.layers.rotary import rotate
+from deeplearn.layers.rotary import Scaling, rotate
 from deeplearn.types import Array, Context
 
 
@@ -55,9 +55,10 @@ class Attention(nn.Module):
 
     `heads` query heads of `head_width` share `kv_heads` heads of keys and values (None: as many).
     `causal` hides later tokens; `window` also those that are `window` tokens back or more.
-    `rotary` is the base of the rotary embedding (None: no positions). Kernels start normal with
-    deviation `init_scale`, that of the output times `output_scale`. What runs fused on a GPU stands
-    in `layers/dot_product_attention.py`.
+    `rotary` is the base of the rotary embedding (None: no positions), stretched by
+    `rotary_scaling` (`rotary.Scaling`). Kernels start normal with deviation `init_scale`, that of
+    the output times `output_scale`. What runs fused on a GPU stands in
+    `layers/dot_product_attention.py`.
     """
 
     heads: int
@@ -66,6 +67,7 @@ class Attention(nn.Module):
     causal: bool = True
     window: int | None = None
     rotary: float | None = 10_000.0
+    rotary_scaling: Scaling | None = None
     use_bias: bool = False
     init_scale: float = 0.02
     output_scale: float = 1.0
@@ -93,8 +95,8 @@ class Attention(nn.Module):
         qkv = qkv.reshape(*x.shape[:2], sum(sizes), self.head_width)
         q, k, v = jnp.split(qkv, [sizes[0], sizes[0] + sizes[1]], axis=2)
         if self.rotary is not None:
-            q = rotate(q, context.positions, self.rotary)
-            k = rotate(k, context.positions, self.rotary)
+            turn = (context.positions, self.rotary, self.rotary_scaling)
+            q, k = rotate(q, *turn), rotate(k, *turn)
         if carry is None:
             y = self._attend_within(q, k, v, context.segments)
         else:
@@ -141,5 +143,11 @@ class Attention(nn.Module):
             )
         if self.rotary is not None and self.head_width % 2:
             raise UsageError(f"Attention: head_width={self.head_width} must be even to be rotated")
+        scaling = self.rotary_scaling
+        if scaling is not None and (min(scaling) <= 0 or scaling[2] <= scaling[1]):
+            raise UsageError(
+                f"Attention: rotary_scaling={scaling} must be (factor, low, high, length), all"
+                " above 0 and low below high"
+            )
         if carry is not None and not self.causal:
             raise UsageError("Attention with causal=False sees all tokens at once: give no carry")
