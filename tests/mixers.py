@@ -30,7 +30,9 @@ MODELS: dict[str, Callable[[], SequenceModel]] = {
         max_length=4096,
     ),
     "rnn": lambda: model(Block(RNN(WIDTH))),
-    "stacked_rnn": lambda: model(Block(RNN(WIDTH), None, None, False), normalization=None),
+    "stacked_relu_rnn": lambda: model(
+        Block(RNN(WIDTH, "relu"), None, None, False), normalization=None
+    ),
     "lstm": lambda: model(Block(LSTM(WIDTH))),
     "mingru": lambda: model(Block(MinGRU(WIDTH))),
     "mamba": lambda: model(Block(Mamba(WIDTH, 4))),
