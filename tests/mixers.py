@@ -35,6 +35,7 @@ MODELS: dict[str, Callable[[], SequenceModel]] = {
     ),
     "lstm": lambda: model(Block(LSTM(WIDTH))),
     "mingru": lambda: model(Block(MinGRU(WIDTH))),
+    "associative_mingru": lambda: model(Block(MinGRU(WIDTH, "associative"))),
     "mamba": lambda: model(Block(Mamba(WIDTH, 4))),
     "mamba2": lambda: model(Block(Mamba2(WIDTH, 4, head_width=8, groups=2))),
     "hybrid": lambda: model(Block(Mamba(WIDTH, 4)), Block(Attention(4, 4, init_scale=0.2))),
