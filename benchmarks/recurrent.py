@@ -7,6 +7,7 @@ results must agree before any timing counts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -100,15 +101,8 @@ def layer_race(
     generator = np.random.default_rng(0)
     x = generator.normal(size=shape).astype(np.float32)
     dy = generator.normal(size=(*shape[:2], hidden)).astype(np.float32)
-    context = Context(None, jnp.arange(shape[1], dtype=jnp.int32)[None])
-    variables = jax.jit(lambda: mixer.init(jax.random.key(0), x[:1, :1], None, context))()
-
-    @jax.jit
-    def gradient(variables: PyTree, x: Array, dy: Array) -> PyTree:
-        y, pull = jax.vjp(lambda v, x: mixer.apply(v, x, None, context)[0], variables, x)
-        return y, pull(dy)
-
-    here = jax.device_put((variables, x, dy))
+    variables = _started(mixer, x)
+    ours = _gradient(mixer, variables, x, dy)
     found = []
     for form in ("batch first", "time first"):
         layer = peer(shape[2], hidden, batch_first=form == "batch first")
@@ -116,9 +110,6 @@ def layer_race(
             torch.from_numpy(v if layer.batch_first else v.swapaxes(0, 1).copy()) for v in (x, dy)
         )
         given.requires_grad_()
-
-        def ours() -> PyTree:
-            return jax.block_until_ready(gradient(*here))
 
         def theirs(
             layer: torch.nn.RNNBase = layer,
@@ -140,6 +131,40 @@ def layer_race(
                 np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
         found.append(compare(name, work, f"torch {form}", ours, theirs, goal))
     return min(found, key=lambda row: row.peer_ms)
+
+
+def form_race(name: str, form: str, goal: float, width: int = 256) -> Row:
+    """minGRU in the form that the backend is given against one of both, forward and backward."""
+    generator = np.random.default_rng(0)
+    x, dy = generator.normal(size=(2, 16, 512, width)).astype(np.float32)
+    variables = _started(MinGRU(width), x)
+    sides = [
+        _gradient(MinGRU(width, implementation), variables, x, dy)
+        for implementation in (None, form)
+    ]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, *(side() for side in sides))
+    return compare(name, f"minGRU {width} T512 B16", form, *sides, goal)
+
+
+def _started(mixer: nn.Module, x: np.ndarray) -> PyTree:
+    context = Context(None, jnp.zeros((1, 1), jnp.int32))
+    return jax.jit(lambda: mixer.init(jax.random.key(0), x[:1, :1], None, context))()
+
+
+def _gradient(
+    mixer: nn.Module, variables: PyTree, x: np.ndarray, dy: np.ndarray
+) -> Callable[[], PyTree]:
+    """Computes the output of a layer and the gradients of its parameters and its input."""
+    context = Context(None, jnp.arange(x.shape[1], dtype=jnp.int32)[None])
+
+    @jax.jit
+    def gradient(variables: PyTree, x: Array, dy: Array) -> PyTree:
+        y, pull = jax.vjp(lambda v, x: mixer.apply(v, x, None, context)[0], variables, x)
+        return y, pull(dy)
+
+    here = jax.device_put((variables, x, dy))
+    return lambda: jax.block_until_ready(gradient(*here))
 
 
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
@@ -170,6 +195,9 @@ def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
             same=False,
         ),
     )
+    # What the backend is given is not slower than either.
+    yield "RNN-6", lambda: form_race("RNN-6", "associative", 0.9)
+    yield "RNN-7", lambda: form_race("RNN-7", "sequential", 0.9)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

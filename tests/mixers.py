@@ -30,9 +30,12 @@ MODELS: dict[str, Callable[[], SequenceModel]] = {
         max_length=4096,
     ),
     "rnn": lambda: model(Block(RNN(WIDTH))),
-    "stacked_rnn": lambda: model(Block(RNN(WIDTH), None, None, False), normalization=None),
+    "stacked_relu_rnn": lambda: model(
+        Block(RNN(WIDTH, "relu"), None, None, False), normalization=None
+    ),
     "lstm": lambda: model(Block(LSTM(WIDTH))),
     "mingru": lambda: model(Block(MinGRU(WIDTH))),
+    "associative_mingru": lambda: model(Block(MinGRU(WIDTH, "associative"))),
     "mamba": lambda: model(Block(Mamba(WIDTH, 4))),
     "mamba2": lambda: model(Block(Mamba2(WIDTH, 4, head_width=8, groups=2))),
     "hybrid": lambda: model(Block(Mamba(WIDTH, 4)), Block(Attention(4, 4, init_scale=0.2))),

@@ -26,7 +26,9 @@ MODELS = {
     "bert masked": MaskedLanguageModel(ENCODER),
     "gpt2": transformer(GPT2_SIZES),
     "llama": transformer(LLAMA_SIZES),
-    "llama tied": transformer(Llama(13, 8, 2, 2, 2, 12, tied=True, head_width=6)),
+    "llama tied": transformer(
+        Llama(13, 8, 2, 2, 2, 12, tied=True, head_width=6, rotary_scaling=(4.0, 0.5, 2.0, 8))
+    ),
     "llama unrolled": transformer(LLAMA_SIZES).clone(scan=False),
     "mamba": mamba(MambaSizes(13, 8, 3, state_size=3)),
     "mamba2": mamba(Mamba2Sizes(13, 8, 3, state_size=3, head_width=4)),

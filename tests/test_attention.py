@@ -52,6 +52,7 @@ def test_equals_its_equation(key, groups, causal, window, segments):
         ({"kv_heads": 3}, "no multiple of kv_heads=3"),
         ({"window": 0}, "window=0"),
         ({"head_width": 5}, "must be even"),
+        ({"rotary_scaling": (8.0, 4.0, 1.0, 16)}, "rotary_scaling="),
     ],
 )
 def test_a_field_that_cannot_be_is_named(key, fields, message):

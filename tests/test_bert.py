@@ -92,6 +92,30 @@ def test_the_norm_comes_last():
     np.testing.assert_allclose(found.std(-1), jnp.ones(found.shape[:2]), atol=1e-4)
 
 
+def test_remat_changes_nothing():
+    params = variables_of(SMALL)["params"]
+
+    def gradient(remat: str | None) -> tuple:
+        model = SMALL.copy(remat=remat)
+
+        def loss(params: dict) -> Array:
+            found = model.apply(
+                {"params": params},
+                TOKENS,
+                segments=SEGMENTS,
+                train=True,
+                rngs={"dropout": jax.random.key(2)},
+            )
+            return jnp.square(found * SEGMENTS[:, :, None] - 0.5).mean()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    plain = gradient(None)
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
+    for policy in ("full", "dots"):
+        jax.tree.map(close, gradient(policy), plain)
+
+
 def test_dropout_acts_in_training_only(key):
     variables = variables_of(SMALL)
     run = functools.partial(SMALL.apply, variables, TOKENS, train=True)
@@ -144,6 +168,7 @@ def test_logits_of_bfloat16_are_float32():
     [
         ({"heads": 3}, TOKENS, "width=16 does not divide into heads=3"),
         ({"depth": 0}, TOKENS, "depth=0"),
+        ({"remat": "ful"}, TOKENS, "did you mean 'full'"),
         ({"max_length": 4}, TOKENS, "up to max_length=4"),
         ({}, TOKENS[0], r"not shape \(8,\)"),
     ],

@@ -19,6 +19,8 @@ from deeplearn.models.encoder_decoder import (
     with_memory,
 )
 from deeplearn.models.sequence import Block, Carry, SequenceModel
+from deeplearn.sampling.autoregressive import begin, decode, step_of
+from deeplearn.sampling.sampler import Sampler
 from deeplearn.sampling.unrolled import unrolled
 from deeplearn.types import Array, Variables
 
@@ -127,6 +129,26 @@ def test_steps_with_a_carry_equal_teacher_forcing(name, splits):
         jnp.concatenate(logits, 1), forced(name, SOURCE, TARGET), atol=1e-5, rtol=1e-5
     )
     assert carry.position.tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+def test_the_sampler_goes_on_from_a_started_carry_as_reading_all_again_does(name, key):
+    model, variables = built(name)
+    sample = step_of(model, variables)
+
+    @jax.jit
+    def written(source: Array, begun: Array) -> Array:
+        carry = model.apply(variables, source, 6, method="start")
+        state = begin(sample, carry, begun, jnp.ones_like(begun), key)
+        return decode(sample, state, Sampler(4, temperature=0), 4)[0]
+
+    begun = TARGET[:, :2]
+    texts = np.zeros_like(TARGET)
+    texts[:, :2] = begun
+    for place in range(2, 6):
+        texts[:, place] = forced(name, SOURCE, texts)[:, place - 1].argmax(-1)
+    np.testing.assert_array_equal(written(SOURCE, begun), texts[:, 2:])
+    assert (written(SOURCE[::-1], begun) != texts[:, 2:]).any()
 
 
 @every_model

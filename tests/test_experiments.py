@@ -140,6 +140,13 @@ SHRUNK = {
     ],
     "transformer_lm1b": [*SMALL_DECODER, *short_subwords("test")],
     "transformer_shakespeare": SHORT_TEXT,
+    "transformer_shakespeare_large": [
+        *SHORT_TEXT,
+        "task.model.width=16",
+        "task.model.pattern.0.mixer.heads=2",
+        "task.model.pattern.0.mixer.head_width=8",
+        "task.model.pattern.0.feed_forward.features=32",
+    ],
     "transformer_translate": SMALL_TEXT,
     "transformer_translate_all": [*SMALL_TEXT, "task.model.decoder.dtype=float32"],
     "transformer_translate_fr": SMALL_TEXT,

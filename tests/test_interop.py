@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from deeplearn.errors import DataError
 from deeplearn.experiment import record
 from deeplearn.interop.comparison import first_difference
+from deeplearn.interop.config import Config
 from deeplearn.interop.family import shapes
 from deeplearn.interop.pretrained import FAMILIES, from_pretrained, save_pretrained
 from deeplearn.models.bert import BERT
@@ -152,7 +153,12 @@ def test_a_tied_copy_may_be_there_if_it_is_equal(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("gpt2", 124_439_808), ("llama_8b", 8_030_261_248), ("llama_1b", 1_235_814_400)],
+    [
+        ("gpt2", 124_439_808),
+        ("llama_8b", 8_030_261_248),
+        ("llama_1b", 1_235_814_400),
+        ("llama_3b", 3_212_749_824),
+    ],
 )
 def test_the_table_of_a_preset_covers_the_published_number_of_parameters(name, count):
     model = preset(name)
@@ -161,3 +167,39 @@ def test_the_table_of_a_preset_covers_the_published_number_of_parameters(name, c
     assert sum(int(np.prod(shape)) for shape in ours.values()) == count
     table = family.tensors(model)
     assert sum(int(np.prod(tensor.shape(ours[tensor.path]))) for tensor in table) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("llama_1b", {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}),
+        ("llama_3b", {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}),
+    ],
+)
+def test_a_preset_of_llama_3_2_is_what_its_published_settings_say(name, sizes):
+    settings = {
+        **sizes,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": sizes["hidden_size"] // sizes["num_attention_heads"],
+        "hidden_act": "silu",
+        "intermediate_size": 8192,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "num_key_value_heads": 8,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+        "vocab_size": 128256,
+    }
+    config = Config(settings, "config.json")
+    assert FAMILIES["llama"].model(config) == preset(name)
+    config.finish()

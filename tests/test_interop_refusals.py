@@ -35,6 +35,13 @@ def refused(action, *arguments) -> str:
     return str(error.value)
 
 
+SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 Q = "model.layers.2.self_attn.q_proj.weight"
 
 
@@ -68,7 +75,10 @@ def test_a_missing_or_unknown_tensor_is_named(saved):
 @pytest.mark.parametrize(
     ("damage", "wanted"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling="),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "rope_scaling="),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor=None must be"),
+        ({"rope_scaling": {**SCALING, "high_freq_factor": 1.0}}, "must be above low_freq_factor"),
+        ({"rope_scaling": {**SCALING, "attention_factor": 2.0}}, "attention_factor=2.0 is not"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters="),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial"),
         ({"attention_bias": True}, "attention_bias=True cannot be expressed"),
@@ -110,11 +120,19 @@ def test_a_setting_of_every_family_is_refused_by_its_name(name, field, value, tm
     assert f"{field}={value!r}" in refused(from_pretrained, tmp_path)
 
 
-def test_settings_of_both_versions_give_the_rotary_base(saved):
+def test_settings_of_both_versions_give_the_rotary_embedding(saved):
+    def read() -> tuple:
+        mixer = from_pretrained(saved)[0].pattern[0].mixer
+        return mixer.rotary, mixer.rotary_scaling
+
     configure(saved, rope_theta=77.0, rope_scaling=None)
-    assert from_pretrained(saved)[0].pattern[0].mixer.rotary == 77.0
+    assert read() == (77.0, None)
+    configure(saved, rope_scaling=SCALING)
+    assert read() == (77.0, (8.0, 1.0, 4.0, 16))
+    configure(saved, rope_scaling=None, rope_parameters={**SCALING, "rope_theta": 66.0})
+    assert read() == (66.0, (8.0, 1.0, 4.0, 16))
     configure(saved, rope_parameters={"rope_type": "default", "rope_theta": 55.0})
-    assert from_pretrained(saved)[0].pattern[0].mixer.rotary == 55.0
+    assert read() == (55.0, None)
 
 
 def test_a_damaged_directory_is_named(saved, tmp_path):

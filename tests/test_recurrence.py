@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.test_util import check_grads
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.recurrence import linear_recurrence, selective_scan
+from deeplearn.types import Array
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "state")
 CHANNELS = ("reference", "chunked", "associative")
@@ -194,6 +196,31 @@ def test_gradients_are_finite_in_bfloat16_over_4096_tokens(form, implementation)
     for leaf in jax.tree.leaves(gradient(given, implementation=implementation)):
         assert leaf.dtype == jnp.bfloat16
         assert jnp.isfinite(leaf).all()
+
+
+def test_the_memory_of_the_associative_scan_grows_by_less_than_a_state_a_token():
+    """Of its gradient, from compiled programs alone; a tree over all tokens takes many states."""
+    channels, size, steps = 16, 32, 512
+
+    def tree(x: Array, delta: Array, A: Array, B: Array, C: Array, D: Array) -> tuple:
+        decay = jnp.exp(delta[..., None] * A[None, None])
+        inputs = (delta * x)[..., None] * B[:, :, None]
+        states, last = linear_recurrence(decay, inputs, None, "associative")
+        return (states * C[:, :, None]).sum(-1) + D[None, None] * x, last
+
+    def temporaries(scan: Callable, steps: int) -> int:
+        inner, states = (1, steps, channels), (1, steps, size)
+        shapes = inner, inner, (channels, size), states, states, (channels,)
+        given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        slope = jax.grad(lambda given: jnp.square(scan(*given)[0]).sum())
+        return jax.jit(slope).lower(given).compile().memory_analysis().temp_size_in_bytes
+
+    def growth(scan: Callable) -> float:
+        return (temporaries(scan, 4 * steps) - temporaries(scan, steps)) / (3 * steps)
+
+    flat = growth(functools.partial(selective_scan, implementation="associative"))
+    state = 4 * channels * size
+    assert 0 < flat < state < growth(tree) / 5
 
 
 def test_a_scan_by_head_equals_one_by_channel():

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from deeplearn.errors import UsageError
-from deeplearn.layers.recurrence import linear_recurrence
-from deeplearn.models import rnn as module
 from deeplearn.models.lstm import LSTM, lstm
 from deeplearn.models.rnn import RNN, MinGRU, mingru, rnn
 from deeplearn.types import Array, Context
@@ -73,12 +71,11 @@ def test_mingru_equals_its_equations_token_by_token(key):
         np.testing.assert_allclose(last[row], h, atol=1e-6)
 
 
-def test_mingru_in_parallel_equals_mingru_in_series(key, monkeypatch):
-    mixer, variables, x, context = setting("mingru", key, True)
+def test_mingru_in_parallel_equals_mingru_in_series(key):
+    _, variables, x, context = setting("mingru", key, True)
 
     def slope(implementation: str) -> tuple:
-        chosen = functools.partial(linear_recurrence, implementation=implementation)
-        monkeypatch.setattr(module, "linear_recurrence", chosen)
+        mixer = MinGRU(WIDE, implementation)
 
         def loss(variables: dict, x: Array, carry: Array) -> Array:
             y, last = mixer.apply(variables, x, carry, context)
@@ -88,6 +85,8 @@ def test_mingru_in_parallel_equals_mingru_in_series(key, monkeypatch):
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, slope("associative"), slope("sequential"))
+    with pytest.raises(UsageError, match="'parallel' is not known"):
+        slope("parallel")
 
 
 @every_mixer

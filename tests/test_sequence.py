@@ -113,6 +113,17 @@ def test_nothing_leaks_between_documents(name, key):
 
 
 @every_mixer
+def test_another_document_before_it_changes_no_bit(name, key):
+    """Gradients written by hand are cleared between documents whatever the values do."""
+    tokens = tokens_of(key)
+    segments = jnp.asarray([[1] * 5 + [2] * 7] * 2)
+    found, _ = call(name, tokens, None, segments)
+    other, _ = call(name, tokens.at[:, :5].set((tokens[:, :5] + 1) % VOCABULARY), None, segments)
+    assert (found[:, :5] != other[:, :5]).any()
+    np.testing.assert_array_equal(found[:, 5:], other[:, 5:])
+
+
+@every_mixer
 def test_padding_is_transparent(name, key):
     """Ragged prompts, padded on the right, go on as if there were no padding."""
     tokens = tokens_of(key)

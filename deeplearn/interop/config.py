@@ -49,7 +49,7 @@ class Config:
             raise DataError(f"{self.where}: {name}={value!r} must be a whole number of 1 or more")
         return value
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """A number above 0."""
         value = self.get(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:

@@ -1,7 +1,6 @@
-"""Llama (`LlamaForCausalLM`) with rotary positions as they were before version 3.1.
+"""Llama (`LlamaForCausalLM`), whose rotary frequencies are scaled since version 3.1.
 
-Versions 3.1 and later stretch the rotary frequencies (`rope_scaling`), which our attention does
-not: they are refused.
+Other kinds of `rope_scaling` than "llama3" are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from deeplearn.interop.family import Family, tokens
 from deeplearn.interop.table import Table, Tensor, columns, expand, transposed
 from deeplearn.layers.attention import Attention
 from deeplearn.layers.feed_forward import GatedFeedForward
+from deeplearn.layers.rotary import Scaling
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.models.transformer import Llama, transformer
 from deeplearn.types import Variables
@@ -59,6 +59,7 @@ def _recognizes(model: nn.Module) -> bool:
 def _model(config: Config) -> SequenceModel:
     width = config.size("hidden_size")
     heads = config.size("num_attention_heads")
+    rotary, scaling = _rotary(config)
     head_width = config.get("head_dim")
     sizes = Llama(
         vocabulary=config.size("vocab_size"),
@@ -67,7 +68,8 @@ def _model(config: Config) -> SequenceModel:
         heads=heads,
         kv_heads=config.size("num_key_value_heads", heads),
         features=config.size("intermediate_size"),
-        rotary=_rotary(config),
+        rotary=rotary,
+        rotary_scaling=scaling,
         tied=config.flag("tie_word_embeddings", False),
         head_width=width // heads if head_width is None else config.size("head_dim"),
         epsilon=config.number("rms_norm_eps", 1e-6),
@@ -80,27 +82,45 @@ def _model(config: Config) -> SequenceModel:
     return transformer(sizes)
 
 
-def _rotary(config: Config) -> float:
-    """The base of the rotary embedding: `rope_theta`, since version 5 in `rope_parameters`."""
-    base = config.number("rope_theta", 10_000.0)
+def _rotary(config: Config) -> tuple[float, Scaling | None]:
+    """Base and scaling of the rotary embedding.
+
+    They are `rope_theta` and `rope_scaling`, since version 5 of the library `rope_parameters`.
+    """
+    base, scaling = config.number("rope_theta", 10_000.0), None
     for name in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(name)
-        if scaling is None:
+        given = config.get(name)
+        if given is None:
             continue
-        kind = isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type"))
-        if kind != "default" or not set(scaling) <= {"rope_type", "type", "rope_theta"}:
+        kind = isinstance(given, dict) and given.get("rope_type", given.get("type"))
+        if kind not in ("default", "llama3"):
             raise DataError(
-                f"{config.where}: {name}={scaling!r} cannot be expressed; our rotary positions are"
-                " not scaled"
+                f"{config.where}: {name}={given!r} cannot be expressed; our rotary positions are"
+                " plain or scaled as 'llama3'"
             )
-        base = Config(scaling, f"{config.where}: {name}").number("rope_theta", base)
-    return base
+        values = Config(given, f"{config.where}: {name}")
+        values.skip("rope_type", "type")
+        base = values.number("rope_theta", base)
+        scaling = _scaling(values) if kind == "llama3" else None
+        values.finish()
+    return base, scaling
+
+
+def _scaling(values: Config) -> Scaling:
+    factor, low, high = (
+        values.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    if high <= low:
+        raise DataError(
+            f"{values.where}: high_freq_factor={high} must be above low_freq_factor={low}"
+        )
+    return factor, low, high, values.size("original_max_position_embeddings")
 
 
 def _config(model: SequenceModel, variables: Variables) -> dict[str, Any]:
     block: Any = model.pattern[0]
     mixer = block.mixer
-    return {
+    values = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": model.vocabulary,
@@ -117,6 +137,16 @@ def _config(model: SequenceModel, variables: Variables) -> dict[str, Any]:
         "hidden_act": "silu",
         "dtype": "float32",
     }
+    if mixer.rotary_scaling is not None:
+        factor, low, high, length = mixer.rotary_scaling
+        values["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": length,
+        }
+    return values
 
 
 def _tensors(model: SequenceModel) -> list[Tensor]:

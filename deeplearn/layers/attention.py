@@ -8,15 +8,15 @@ Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; grouped queries: Ai
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.dense import Dense
+from deeplearn.layers.dot_product_attention import dot_product_attention
 from deeplearn.layers.precision import compute_dtype
-from deeplearn.layers.rotary import rotate
+from deeplearn.layers.rotary import Scaling, rotate
 from deeplearn.types import Array, Context
 
 
@@ -55,9 +55,10 @@ class Attention(nn.Module):
 
     `heads` query heads of `head_width` share `kv_heads` heads of keys and values (None: as many).
     `causal` hides later tokens; `window` also those that are `window` tokens back or more.
-    `rotary` is the base of the rotary embedding (None: no positions). Kernels start normal with
-    deviation `init_scale`, that of the output times `output_scale`. Without a carry and without
-    segments an accelerator uses a fused kernel where it has one.
+    `rotary` is the base of the rotary embedding (None: no positions), stretched by
+    `rotary_scaling` (`rotary.Scaling`). Kernels start normal with deviation `init_scale`, that of
+    the output times `output_scale`. What runs fused on a GPU stands in
+    `layers/dot_product_attention.py`.
     """
 
     heads: int
@@ -66,6 +67,7 @@ class Attention(nn.Module):
     causal: bool = True
     window: int | None = None
     rotary: float | None = 10_000.0
+    rotary_scaling: Scaling | None = None
     use_bias: bool = False
     init_scale: float = 0.02
     output_scale: float = 1.0
@@ -93,8 +95,8 @@ class Attention(nn.Module):
         qkv = qkv.reshape(*x.shape[:2], sum(sizes), self.head_width)
         q, k, v = jnp.split(qkv, [sizes[0], sizes[0] + sizes[1]], axis=2)
         if self.rotary is not None:
-            q = rotate(q, context.positions, self.rotary)
-            k = rotate(k, context.positions, self.rotary)
+            turn = (context.positions, self.rotary, self.rotary_scaling)
+            q, k = rotate(q, *turn), rotate(k, *turn)
         if carry is None:
             y = self._attend_within(q, k, v, context.segments)
         else:
@@ -103,12 +105,7 @@ class Attention(nn.Module):
             carry, slots = carry.extend(k, v, segments)
             seen = self._visible(slots, jnp.arange(carry.segments.shape[1])[None])
             same = segments[:, :, None] == carry.segments[:, None, :]
-            y = jax.nn.dot_product_attention(
-                q,
-                carry.keys.astype(q.dtype),
-                carry.values.astype(q.dtype),
-                mask=(seen & same)[:, None],
-            )
+            y = dot_product_attention(q, carry.keys, carry.values, mask=(seen & same)[:, None])
         init = nn.initializers.normal(self.init_scale * self.output_scale)
         y = y.reshape(*x.shape[:2], self.heads * self.head_width)
         return Dense(x.shape[-1], self.use_bias, self.dtype, init, name="output")(y), carry
@@ -116,29 +113,14 @@ class Attention(nn.Module):
     def _attend_within(self, q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         """Attention among the tokens at hand."""
         if segments is None:
-            back = None if self.window is None else self.window - 1
-            window = None if back is None else (back, 0 if self.causal else back)
-            # What cuDNN takes; it refuses the rest.
-            fused = (
-                jax.default_backend() == "gpu"
-                and q.dtype in (jnp.bfloat16, jnp.float16)
-                and self.head_width % 8 == 0
-                and self.head_width <= 128
-                and (self.causal or window is None)
-            )
-            return jax.nn.dot_product_attention(
-                q,
-                k,
-                v,
-                is_causal=self.causal,
-                local_window_size=window,
-                implementation="cudnn" if fused else None,
-            )
+            return dot_product_attention(q, k, v, causal=self.causal, window=self.window)
         # Padding takes no place, as in the cache.
         order = jnp.cumsum(segments > 0, axis=1) - 1
         same = segments[:, :, None] == segments[:, None, :]
         seen = self._visible(order, order)
-        return jax.nn.dot_product_attention(q, k, v, mask=(seen & same)[:, None])
+        # What is causal in places is so in the row: a fused kernel passes over half of it.
+        mask = (seen & same)[:, None]
+        return dot_product_attention(q, k, v, mask=mask, causal=self.causal)
 
     def _visible(self, query: Array, key: Array) -> Array:
         """Whether the token at place `key` (B or 1, S) is seen from `query` (B or 1, T)."""
@@ -161,5 +143,11 @@ class Attention(nn.Module):
             )
         if self.rotary is not None and self.head_width % 2:
             raise UsageError(f"Attention: head_width={self.head_width} must be even to be rotated")
+        scaling = self.rotary_scaling
+        if scaling is not None and (min(scaling) <= 0 or scaling[2] <= scaling[1]):
+            raise UsageError(
+                f"Attention: rotary_scaling={scaling} must be (factor, low, high, length), all"
+                " above 0 and low below high"
+            )
         if carry is not None and not self.causal:
             raise UsageError("Attention with causal=False sees all tokens at once: give no carry")

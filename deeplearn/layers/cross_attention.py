@@ -8,12 +8,12 @@ score of Luong et al. 2015 (arXiv:1508.04025), over √K.
 
 from __future__ import annotations
 
-import jax
 from flax import linen as nn
 from flax import struct
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.dense import Dense
+from deeplearn.layers.dot_product_attention import dot_product_attention
 from deeplearn.types import Array, Context
 
 
@@ -60,9 +60,7 @@ class CrossAttention(nn.Module):
         q = Dense(self.heads * self.head_width, self.use_bias, self.dtype, init, name="query")(x)
         q = q.reshape(*x.shape[:2], self.heads, self.head_width)
         seen = context.segments[:, :, None] == carry.segments[:, None, :]
-        y = jax.nn.dot_product_attention(
-            q, carry.keys.astype(q.dtype), carry.values.astype(q.dtype), mask=seen[:, None]
-        )
+        y = dot_product_attention(q, carry.keys, carry.values, mask=seen[:, None])
         init = nn.initializers.normal(self.init_scale * self.output_scale)
         y = y.reshape(*x.shape[:2], self.heads * self.head_width)
         return Dense(x.shape[-1], self.use_bias, self.dtype, init, name="output")(y), carry

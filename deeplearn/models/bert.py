@@ -20,6 +20,7 @@ from deeplearn.layers.feed_forward import FeedForward
 from deeplearn.layers.normalization import LayerNorm
 from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.products import product
+from deeplearn.layers.stack import stacked
 from deeplearn.models.sequence import context_of
 from deeplearn.types import Array, Context
 
@@ -63,7 +64,8 @@ class BERT(nn.Module):
     """Tokens (B, T) → features (B, T, D).
 
     `segments` (B, T) numbers documents from 1 on, 0 is padding; without them there is one document
-    a row and no padding. `types` (B, T) tells the two texts of a pair apart (None: all 0).
+    a row and no padding. `types` (B, T) tells the two texts of a pair apart (None: all 0). `remat`
+    is None, "full" or "dots" (`stack.REMAT`).
     """
 
     vocabulary: int
@@ -75,6 +77,7 @@ class BERT(nn.Module):
     types: int = 2
     dropout: float = 0.1
     epsilon: float = 1e-12
+    remat: str | None = None
     dtype: str = "float32"
 
     def setup(self) -> None:
@@ -84,13 +87,7 @@ class BERT(nn.Module):
         self.type = Embedding(self.types, self.width, dtype=self.dtype)
         self.norm = LayerNorm(self.epsilon, dtype=self.dtype)
         self.dropped = nn.Dropout(self.dropout)
-        layers = nn.scan(
-            Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-        )
+        layers = stacked(Layer, self.depth, nn.broadcast, self.remat)
         self.layers = layers(self.heads, self.features, self.dropout, self.epsilon, self.dtype)
         self.pooler = Dense(self.width, dtype=self.dtype, kernel_init=INIT)
 

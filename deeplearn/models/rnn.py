@@ -61,9 +61,13 @@ class RNN(nn.Module):
 
 
 class MinGRU(nn.Module):
-    """A minimal gated recurrent layer: (B, T, D) → (B, T, hidden); its carry is h (B, hidden)."""
+    """A minimal gated recurrent layer: (B, T, D) → (B, T, hidden); its carry is h (B, hidden).
+
+    `implementation` of the recurrence is "sequential", "associative" or None: by the backend.
+    """
 
     hidden: int
+    implementation: str | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -81,7 +85,7 @@ class MinGRU(nn.Module):
             resets, holds = resets[..., None], holds[..., None]
             decay = jnp.where(holds, 1.0, jnp.where(resets, 0.0, decay))
             inputs = jnp.where(holds, 0.0, inputs)
-        h, last = linear_recurrence(decay, inputs, state)
+        h, last = linear_recurrence(decay, inputs, state, self.implementation)
         return h.astype(update.dtype), None if carry is None else last
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> Array:
@@ -114,7 +118,7 @@ def mingru(
     dtype: str = "float32",
 ) -> SequenceModel:
     """A language model of minimal gated layers; the rest as in `recurrent_model`."""
-    mixer = MinGRU(width, dtype)
+    mixer = MinGRU(width, dtype=dtype)
     return recurrent_model(mixer, vocabulary, width, depth, residual, tied, dropout, dtype)
 
 

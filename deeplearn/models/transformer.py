@@ -11,10 +11,12 @@ residual stream (GPT-2). Weight decay leaves out biases, scales and embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.layers.attention import Attention
 from deeplearn.layers.feed_forward import FeedForward, GatedFeedForward
+from deeplearn.layers.rotary import Scaling
 from deeplearn.models.sequence import Block, SequenceModel
 
 
@@ -40,11 +42,14 @@ class Llama:
     kv_heads: int
     features: int
     rotary: float = 500_000.0
+    rotary_scaling: Scaling | None = None
     tied: bool = False
     head_width: int | None = None
     epsilon: float = 1e-5
     max_length: int | None = 8192
 
+
+_LLAMA_3_2: Any = {"tied": True, "rotary_scaling": (32.0, 1.0, 4.0, 8192), "max_length": 131_072}
 
 PRESETS: dict[str, GPT2 | Llama] = {
     "tiny": GPT2(vocabulary=256, width=128, depth=4, heads=4, max_length=256),
@@ -52,11 +57,14 @@ PRESETS: dict[str, GPT2 | Llama] = {
     "gpt2_medium": GPT2(vocabulary=50257, width=1024, depth=24, heads=16),
     "gpt2_large": GPT2(vocabulary=50257, width=1280, depth=36, heads=20),
     "gpt2_xl": GPT2(vocabulary=50257, width=1600, depth=48, heads=25),
-    "llama_1b": Llama(128256, 2048, 16, 32, 8, 8192, tied=True),
-    "llama_3b": Llama(128256, 3072, 28, 24, 8, 8192, tied=True),
+    "llama_1b": Llama(128256, 2048, 16, 32, 8, 8192, **_LLAMA_3_2),
+    "llama_3b": Llama(128256, 3072, 28, 24, 8, 8192, **_LLAMA_3_2),
     "llama_8b": Llama(128256, 4096, 32, 32, 8, 14336),
 }
-"""The published sizes by name; `tiny` is ours, for two CPU cores."""
+"""The published sizes by name: Llama 3.2 of 1 and 3 billion parameters, Llama 3 of 8.
+
+`tiny` is ours, for two CPU cores.
+"""
 
 
 def transformer(sizes: GPT2 | Llama, dropout: float = 0.0, dtype: str = "float32") -> SequenceModel:
@@ -119,6 +127,7 @@ def _llama(sizes: Llama, dropout: float, dtype: str) -> SequenceModel:
             head_width=sizes.head_width or sizes.width // sizes.heads,
             kv_heads=sizes.kv_heads,
             rotary=sizes.rotary,
+            rotary_scaling=sizes.rotary_scaling,
             output_scale=scale,
             dtype=dtype,
         ),
