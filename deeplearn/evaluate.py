@@ -113,7 +113,7 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
         width = -(-int(lengths[rows[-1]]) // BUCKET) * BUCKET
         # A last batch that is too small repeats its rows: its program is there already.
         batch = padded([sources[row] for row in np.resize(rows, size)], width)
-        count = min(2 * width, pairs.target_length)
+        count = min(2 * width, pairs.lengths[1])
         found = jax.device_get(translate(variables, batch, count=count, beams=beams))
         for row, tokens in zip(rows, found, strict=False):
             texts[row] = pairs.target_vocabulary.decode(tokens)

@@ -71,7 +71,7 @@ def _translate(run: Any, values: Any) -> int:
         known = f"sample needs --to, one of: {', '.join(sorted(others))}"
         raise UsageError(known if others else "the model of this run knows one way: leave out --to")
     source = pairs.encode_source(values.text, values.to or "")[None]
-    count = pairs.target_length if values.count is None else values.count
+    count = pairs.lengths[1] if values.count is None else values.count
     beams = BEAMS if values.beams is None else values.beams
     translate = jax.jit(run.experiment.task.translate, static_argnames=("count", "beams"))
     found = translate(evaluation_variables(run.state), source, count=count, beams=beams)

@@ -34,15 +34,14 @@ def translation(
     names = tuple(f"<{language}>" for language in languages) if several else ()
     subwords = LearnedBPE(corpus, model.vocabulary, (*SPECIALS, *names))
 
-    def pairs(kind: type[Pairs], split: str, length: int) -> Pairs:
-        return kind(corpus, split, subwords, subwords, length, length - 1, language_token=several)
-
     return Experiment(
         name=name,
         task=Translation(model, smoothing=0.1),
-        train=pairs(PackedPairs, "train", 128),
-        # No test pair is longer.
-        evaluation={split: pairs(Pairs, split, 192) for split in ("validation", "test")},
+        train=PackedPairs(corpus, "train", subwords, subwords, 128, 127, several, too_long="drop"),
+        evaluation={
+            split: Pairs(corpus, split, subwords, subwords, language_token=several)
+            for split in ("validation", "test")
+        },
         optimizer=AdamW(
             learning_rate=1e-3, schedule=Cosine(warmup=250), weight_decay=0.01, clip_norm=1.0
         ),

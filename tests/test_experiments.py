@@ -40,11 +40,12 @@ SMALL_TEXT = [
     "task.model.encoder.vocabulary=300",
     "task.model.decoder.vocabulary=300",
     *(
-        f"{source}.{side}_{field}"
+        f"{source}.{side}_vocabulary.size_limit=300"
         for source in ("train", "evaluation.validation", "evaluation.test")
         for side in ("source", "target")
-        for field in ("vocabulary.size_limit=300", "length=40")
     ),
+    "train.source_length=40",
+    "train.target_length=40",
 ]
 SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 # Up to eight channels a convolution on CPU has a second form, which is compiled beside the first.
