@@ -19,7 +19,7 @@ from deeplearn.experiment import Experiment
 from deeplearn.sampling.autoregressive import BUCKET
 from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
 from deeplearn.step import evaluation_variables
-from deeplearn.tasks.task import Task
+from deeplearn.tasks.task import Compressing, Task
 from deeplearn.text_metrics import bleu, chrf, error_rate, exact_match
 from deeplearn.types import Batch, Mean, Variables
 
@@ -44,7 +44,10 @@ class Evaluator:
         self._add = jax.jit(add, donate_argnums=0, out_shardings=self._replicated)
 
     def __call__(self, variables: Variables, split: str) -> dict[str, float]:
-        """The metrics of a split, each example counted once."""
+        """The metrics of a split, each example counted once.
+
+        `bits_per_byte` is among them where the task codes a text and the source knows its bytes.
+        """
         dataset = self._experiment.evaluation_dataset(split, self._mesh.shape[BATCH_AXIS])
         totals: dict[str, Mean] | None = None
         for batch in self._batches(dataset):
@@ -55,7 +58,12 @@ class Evaluator:
                     self._replicated,
                 )
             totals = self._add(totals, variables, batch)
-        return values(totals or {})
+        metrics = values(totals or {})
+        bytes_per_token = getattr(dataset.source, "bytes_per_token", None)
+        if bytes_per_token is not None and isinstance(self._task, Compressing):
+            bits = self._task.bits_per_byte(metrics["loss"], bytes_per_token)
+            metrics["bits_per_byte"] = bits
+        return metrics
 
     def _batches(self, dataset: Sequential) -> Any:
         def place(batch: Mapping[str, np.ndarray]) -> Batch:

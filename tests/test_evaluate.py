@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from mixers import MODELS
 
-from deeplearn.data.corpus import TextPairs
+from deeplearn.data.corpus import Documents, TextPairs
 from deeplearn.data.memory import Arrays
 from deeplearn.data.pairs import Pairs
+from deeplearn.data.subwords import LearnedBPE
+from deeplearn.data.text import Packed
 from deeplearn.data.vocabulary import SPECIALS, Characters, Symbols
 from deeplearn.errors import DataError, UsageError
 from deeplearn.evaluate import Evaluator, predict, text_scores, translations
@@ -21,8 +25,10 @@ from deeplearn.program import Program
 from deeplearn.sharding import make_mesh
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.language import Language
 from deeplearn.tasks.translation import Translation
 from deeplearn.train import Run
+from deeplearn.types import Mean
 
 ROWS = 23
 
@@ -77,6 +83,30 @@ def test_predictions_stand_beside_their_examples(run):
     assert len(predict(run, "test", 99)[1]["label"]) == ROWS
     with pytest.raises(UsageError, match="count=0"):
         predict(run, "test", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Certain(Language):
+    """Gives every token e⁻³."""
+
+    def evaluate(self, variables, batch):
+        return {"loss": Mean.of(jnp.full(batch["tokens"].shape, 3.0))}
+
+
+def test_subwords_are_compared_by_the_bytes_of_the_split(run):
+    corpus = Documents(["an ant and an apple " * 3, "añañá"])
+    subwords = Packed(corpus, "all", 8, LearnedBPE(corpus, 260))
+    arrays = Arrays({"tokens": np.ones((2, 9), np.int32)})
+    task = Certain(MODELS["rnn"]().copy(vocabulary=260))
+    experiment = dataclasses.replace(
+        run.experiment, task=task, evaluation={"texts": subwords, "tokens": arrays}
+    )
+    evaluator = Evaluator(experiment, make_mesh(experiment.mesh))
+    tokens = sum(len(subwords.vocabulary.encode(text)) for text in corpus.texts("all"))
+    expected = 3 / np.log(2) * tokens / (60 + 8)
+    assert tokens < 60 + 8
+    assert evaluator({}, "texts") == {"loss": 3, "bits_per_byte": pytest.approx(expected)}
+    assert evaluator({}, "tokens") == {"loss": 3}
 
 
 LETTERS = "abcd"

@@ -18,6 +18,7 @@ from deeplearn.experiment import record
 from deeplearn.overrides import override
 from deeplearn.program import Program
 from deeplearn.report.receipt import state_sha256
+from deeplearn.tasks.language import Language
 from deeplearn.train import load, train
 from experiments._command import experiments
 
@@ -242,6 +243,8 @@ def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path,
         changes.append("optimizer.schedule.warmup=1")
     experiment = override(source(name), changes)
     whole = train(experiment, tmp_path / "whole")
+    told = any("bits_per_byte" in row for row in whole.metrics.values())
+    assert told == isinstance(experiment.task, Language)
     with pytest.raises(Preempted):
         train(experiment, tmp_path / "cut", hooks=[At(2, terminate)])
     resumed = train(experiment, tmp_path / "cut")
