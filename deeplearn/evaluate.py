@@ -145,6 +145,29 @@ def text_scores(run: Run, split: str, texts: Sequence[str]) -> dict[str, float]:
     return {"bleu": bleu(texts, first), "chrf": chrf(texts, first)}
 
 
+def text_examples(
+    run: Run, split: str, texts: Sequence[str], count: int = 3
+) -> list[dict[str, str]]:
+    """`source`, `reference` and `translation` of at most `count` pairs, evenly spaced.
+
+    `texts` are the `translations` of the split.
+    """
+    pairs = _pairs(run, split).pairs
+    places = range(0, len(pairs), max(1, len(pairs) // count))[:count]
+    return [
+        {"source": pairs[i].source, "reference": pairs[i].target, "translation": texts[i]}
+        for i in places
+    ]
+
+
+def shown(examples: Sequence[Mapping[str, str]]) -> str:
+    """Examples of texts for people: a line for each text, an empty line ahead of each example."""
+    lines = []
+    for example in examples:
+        lines += ["", *(f"{name:<24} {text}" for name, text in example.items())]
+    return "\n".join(lines)
+
+
 def _pairs(run: Run, split: str) -> Pairs:
     source = run.experiment.evaluation_dataset(split).source
     if not isinstance(source, Pairs):
