@@ -24,10 +24,11 @@ def translation(
     model: EncoderDecoder,
     steps: int = 2500,
     batch_size: int = 32,
+    tile: int | None = None,
 ) -> Experiment:
     """English into `languages`; where there are several, the source begins with that of the target.
 
-    Source and target share their subwords, as many as the model knows.
+    Source and target share their subwords, as many as the model knows; `tile` is that of the task.
     """
     corpus = LibreOfficeHelp(languages)
     several = len(languages) > 1
@@ -36,7 +37,7 @@ def translation(
 
     return Experiment(
         name=name,
-        task=Translation(model, smoothing=0.1),
+        task=Translation(model, smoothing=0.1, tile=tile),
         train=PackedPairs(corpus, "train", subwords, subwords, 128, 127, several, too_long="drop"),
         evaluation={
             split: Pairs(corpus, split, subwords, subwords, language_token=several)

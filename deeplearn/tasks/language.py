@@ -12,17 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deeplearn.errors import UsageError
-from deeplearn.losses import softmax_cross_entropy
 from deeplearn.sampling.autoregressive import Request, stream
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared, token_weights
-from deeplearn.tiled_cross_entropy import tiled_softmax_cross_entropy
+from deeplearn.tasks.forward import cleared, require_tile, token_losses, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 
@@ -38,8 +34,7 @@ class Language:
     tile: int | None = None
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise UsageError(f"task Language: tile = {self.tile} must be 1 or more")
+        require_tile("Language", self.tile)
 
     def init(self, rng: Array, batch: Batch) -> Variables:
         """Fresh variables; `batch` gives shapes only."""
@@ -87,19 +82,9 @@ class Language:
             segments = segments[:, :-1]
         weight = token_weights(counts, batch)
 
-        def outputs(model: nn.Module) -> tuple[Array, Array]:
+        def losses(model: nn.Module) -> tuple[Array, Array | None]:
             features, _ = model.features(inputs, segments=segments, train=rng is not None)
-            if self.tile is None:
-                return model.head(features), features
-            return model.output_kernel(), features
+            return token_losses(model, features, labels, self.tile)
 
         rngs = {} if rng is None else {"dropout": rng}
-        output, features = nn.apply(outputs, self.model)(variables, rngs=rngs)
-        if self.tile is not None:
-            flat = features.reshape(-1, features.shape[-1])
-            losses = tiled_softmax_cross_entropy(
-                flat, output.astype(flat.dtype), labels.reshape(-1), self.tile
-            )
-            return losses.reshape(labels.shape), None, weight
-        hits = jax.lax.stop_gradient(output).argmax(-1) == labels
-        return softmax_cross_entropy(output, labels), hits, weight
+        return *nn.apply(losses, self.model)(variables, rngs=rngs), weight
