@@ -4,8 +4,8 @@
 
 The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is the 95 %
 bootstrap interval over the test set. Where there is no test split it is the validation split. Of a
-model that translates, the texts are scored as well; of one that draws from a mixture of Gaussians,
-the modes it covers are counted. `--keep` leaves the run of seed 0 in DIR.
+model that translates, the texts are scored as well and three are shown; of one that draws from a
+mixture of Gaussians, the modes it covers are counted. `--keep` leaves the run of seed 0 in DIR.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from deeplearn.data.gaussians import Gaussians
-from deeplearn.evaluate import text_scores, translations
+from deeplearn.evaluate import shown, text_examples, text_scores, translations
 from deeplearn.generation import generate
 from deeplearn.mode_count import mode_count
 from deeplearn.overrides import override
@@ -70,7 +70,7 @@ def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dic
         if hasattr(experiment.task, "translate"):
             texts = translations(run, split)
             runs[-1] |= text_scores(run, split, texts)
-            found["examples"] = examples(run, split, texts)
+            found["examples"] = text_examples(run, split, texts, 8)
         if isinstance(data := experiment.evaluation[split], Gaussians):
             runs[-1] |= coverage(run, data)
     return {
@@ -122,16 +122,6 @@ def coverage(run: Run, data: Gaussians, count: int = 5000) -> dict[str, float]:
     return {"modes": covered, "within_3_deviations": share}
 
 
-def examples(run: Run, split: str, texts: list[str], count: int = 8) -> list[dict]:
-    """Some of the pairs of a split, evenly spaced, with the run's translation."""
-    pairs = run.experiment.evaluation[split].pairs
-    places = range(0, len(pairs), max(1, len(pairs) // count))
-    return [
-        {"source": pairs[i].source, "reference": pairs[i].target, "translation": texts[i]}
-        for i in places
-    ][:count]
-
-
 def main() -> None:
     """Runs one experiment and writes its result."""
     parser = argparse.ArgumentParser(description="quality of an experiment over seeds")
@@ -146,6 +136,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"quality_{flags.experiment}{label}.json", result)
     print(json.dumps(result.get("test") or result["validation"], indent=2))
+    if "examples" in result:
+        print(shown(result["examples"][:3]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from deeplearn.experiment import Experiment
 from deeplearn.sampling.autoregressive import BUCKET
 from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
 from deeplearn.step import evaluation_variables
-from deeplearn.tasks.task import Task
+from deeplearn.tasks.task import Compressing, Task
 from deeplearn.text_metrics import bleu, chrf, error_rate, exact_match
 from deeplearn.types import Batch, Mean, Variables
 
@@ -45,9 +45,13 @@ class Evaluator:
         self._add = jax.jit(add, donate_argnums=0, out_shardings=self._replicated)
 
     def __call__(self, variables: Variables, split: str) -> dict[str, float]:
-        """The metrics of a split, each example counted once."""
+        """The metrics of a split, each example counted once.
+
+        `bits_per_byte` is among them where the task codes a text and the source knows its bytes.
+        """
+        dataset = self.dataset(split)
         totals: dict[str, Mean] | None = None
-        for batch in self._batches(self.dataset(split)):
+        for batch in self._batches(dataset):
             if totals is None:
                 shapes = self.measured(variables, split)
                 totals = jax.device_put(
@@ -55,7 +59,12 @@ class Evaluator:
                     self._replicated,
                 )
             totals = self._add(totals, variables, batch)
-        return values(totals or {})
+        metrics = values(totals or {})
+        bytes_per_token = getattr(dataset.source, "bytes_per_token", None)
+        if bytes_per_token is not None and isinstance(self._task, Compressing):
+            bits = self._task.bits_per_byte(metrics["loss"], bytes_per_token)
+            metrics["bits_per_byte"] = bits
+        return metrics
 
     def dataset(self, split: str) -> Sequential:
         """The batches of a split, whose rows the mesh can divide."""
@@ -132,7 +141,7 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
         width = -(-int(lengths[rows[-1]]) // BUCKET) * BUCKET
         # A last batch that is too small repeats its rows: its program is there already.
         batch = padded([sources[row] for row in np.resize(rows, size)], width)
-        count = min(2 * width, pairs.target_length)
+        count = min(2 * width, pairs.lengths[1])
         found = jax.device_get(translate(variables, batch, count=count, beams=beams))
         for row, tokens in zip(rows, found, strict=False):
             texts[row] = pairs.target_vocabulary.decode(tokens)
@@ -154,6 +163,29 @@ def text_scores(run: Run, split: str, texts: Sequence[str]) -> dict[str, float]:
         return values(means)
     first = [references[0] for references in pairs.references]
     return {"bleu": bleu(texts, first), "chrf": chrf(texts, first)}
+
+
+def text_examples(
+    run: Run, split: str, texts: Sequence[str], count: int = 3
+) -> list[dict[str, str]]:
+    """`source`, `reference` and `translation` of at most `count` pairs, evenly spaced.
+
+    `texts` are the `translations` of the split.
+    """
+    pairs = _pairs(run, split).pairs
+    places = range(0, len(pairs), max(1, len(pairs) // count))[:count]
+    return [
+        {"source": pairs[i].source, "reference": pairs[i].target, "translation": texts[i]}
+        for i in places
+    ]
+
+
+def shown(examples: Sequence[Mapping[str, str]]) -> str:
+    """Examples of texts for people: a line for each text, an empty line ahead of each example."""
+    lines = []
+    for example in examples:
+        lines += ["", *(f"{name:<24} {text}" for name, text in example.items())]
+    return "\n".join(lines)
 
 
 def _pairs(run: Run, split: str) -> Pairs:

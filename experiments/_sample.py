@@ -19,6 +19,10 @@ SAMPLING = {
     "temperature": Flag("0 takes the likeliest token; default 1", "X", flags.DEFINE_float),
     "top_k": Flag("draw from the K likeliest tokens; default all", "K", flags.DEFINE_integer),
     "top_p": Flag("draw from the likeliest of probability P; default 1", "P", flags.DEFINE_float),
+    "min_p": Flag("of at least P times the likeliest's; default 0", "P", flags.DEFINE_float),
+    "repetition_penalty": Flag(
+        "above 1, tokens come back less; default 1", "X", flags.DEFINE_float
+    ),
 }
 DRAWING = {
     "guidance": Flag("how far towards the class; default 1", "W", flags.DEFINE_float),
@@ -36,11 +40,11 @@ def sample(values: Any, rest: list[str]) -> int:
     task = run.experiment.task
     of_task: tuple[str, ...]
     if hasattr(task, "translate"):
-        show, of_task = _translate, ("text", "to")
+        show, of_task = _translate, ("text", "to", "beams")
     elif isinstance(task, Generative):
         show, of_task = _draw, ("label", *DRAWING, "seed")
     elif hasattr(task, "sample"):
-        show, of_task = _write, ("prompt", *SAMPLING, "seed")
+        show, of_task = _write, ("prompt", *SAMPLING, "stop", "seed")
     else:
         show, of_task = _predict, ("split",)
     for name in MODE.flags:
@@ -67,9 +71,10 @@ def _translate(run: Any, values: Any) -> int:
         known = f"sample needs --to, one of: {', '.join(sorted(others))}"
         raise UsageError(known if others else "the model of this run knows one way: leave out --to")
     source = pairs.encode_source(values.text, values.to or "")[None]
-    count = pairs.target_length if values.count is None else values.count
+    count = pairs.lengths[1] if values.count is None else values.count
+    beams = BEAMS if values.beams is None else values.beams
     translate = jax.jit(run.experiment.task.translate, static_argnames=("count", "beams"))
-    found = translate(evaluation_variables(run.state), source, count=count, beams=BEAMS)
+    found = translate(evaluation_variables(run.state), source, count=count, beams=beams)
     print(pairs.target_vocabulary.decode(jax.device_get(found)[0]))
     return 0
 
@@ -91,6 +96,8 @@ def _write(run: Any, values: Any) -> int:
         )
     if values.prompt is None:
         raise UsageError("sample needs --prompt=TEXT to go on from")
+    if values.stop == "":
+        raise UsageError("--stop= is empty; give it the text that ends the sample, or leave it out")
     stop = (vocabulary.special(END),) if END in vocabulary.specials else ()
     options = {name: values[name].value for name in ("count", *SAMPLING)}
     given = {name: value for name, value in options.items() if value is not None}
@@ -100,7 +107,8 @@ def _write(run: Any, values: Any) -> int:
         jax.random.key(values.seed or 0),
         Request((prompt,), Sampler(stop=stop, **given)),
     )
-    for text in texts(prompt, (chunk[0] for chunk in chunks), vocabulary, stop):
+    drawn = (chunk[0] for chunk in chunks)
+    for text in texts(prompt, drawn, vocabulary, stop, values.stop or ""):
         print(text, end="", flush=True)
     print()
     return 0
@@ -168,10 +176,14 @@ MODE = Mode(
         "count": Flag("how many examples, tokens or pictures", "N", flags.DEFINE_integer),
         "prompt": Flag("the text to go on from", "TEXT"),
         **SAMPLING,
+        "stop": Flag("a text that ends what is written, and is left out", "TEXT"),
         "label": Flag("the class to draw; default all in turn", "N", flags.DEFINE_integer),
         **DRAWING,
         "seed": Flag("another number draws anew; default 0", "N", flags.DEFINE_integer),
         "text": Flag("the text to translate", "TEXT"),
         "to": Flag("the language to translate into, where there are several", "NAME"),
+        "beams": Flag(
+            "hypotheses of a translation; default 4, 1 is greedy", "N", flags.DEFINE_integer
+        ),
     },
 )

@@ -17,8 +17,7 @@ def shakespeare(name: str, model: SequenceModel, learning_rate: float) -> Experi
     """16 million characters (16 passes) of 1.0 million, in windows of 128."""
     return Experiment(
         name=name,
-        # Its characters are a byte each.
-        task=Language(model, bytes_per_token=1.0),
+        task=Language(model),
         train=Windows(Shakespeare(), "train", LENGTH, 1, VOCABULARY),
         evaluation={"validation": Windows(Shakespeare(), "validation", LENGTH, LENGTH, VOCABULARY)},
         optimizer=AdamW(

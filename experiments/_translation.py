@@ -24,25 +24,25 @@ def translation(
     model: EncoderDecoder,
     steps: int = 2500,
     batch_size: int = 32,
+    tile: int | None = None,
 ) -> Experiment:
     """English into `languages`; where there are several, the source begins with that of the target.
 
-    Source and target share their subwords, as many as the model knows.
+    Source and target share their subwords, as many as the model knows; `tile` is that of the task.
     """
     corpus = LibreOfficeHelp(languages)
     several = len(languages) > 1
     names = tuple(f"<{language}>" for language in languages) if several else ()
     subwords = LearnedBPE(corpus, model.vocabulary, (*SPECIALS, *names))
 
-    def pairs(kind: type[Pairs], split: str, length: int) -> Pairs:
-        return kind(corpus, split, subwords, subwords, length, length - 1, language_token=several)
-
     return Experiment(
         name=name,
-        task=Translation(model, smoothing=0.1),
-        train=pairs(PackedPairs, "train", 128),
-        # No test pair is longer.
-        evaluation={split: pairs(Pairs, split, 192) for split in ("validation", "test")},
+        task=Translation(model, smoothing=0.1, tile=tile),
+        train=PackedPairs(corpus, "train", subwords, subwords, 128, 127, several, too_long="drop"),
+        evaluation={
+            split: Pairs(corpus, split, subwords, subwords, language_token=several)
+            for split in ("validation", "test")
+        },
         optimizer=AdamW(
             learning_rate=1e-3, schedule=Cosine(warmup=250), weight_decay=0.01, clip_norm=1.0
         ),

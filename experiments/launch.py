@@ -53,7 +53,7 @@ def default_workdir(experiment: str, overrides: Sequence[str]) -> str:
 
 def evaluate(values: Any, rest: list[str]) -> int:
     import deeplearn
-    from deeplearn.evaluate import text_scores, translations
+    from deeplearn.evaluate import shown, text_examples, text_scores, translations
 
     run = deeplearn.load(values.workdir)
     splits = [values.split] if values.split else sorted(run.experiment.evaluation)
@@ -68,6 +68,8 @@ def evaluate(values: Any, rest: list[str]) -> int:
             metrics |= text_scores(run, split, texts)
         for name, value in metrics.items():
             print(f"{split + '/' + name:<24} {value:.6g}")
+        if texts is not None:
+            print(shown(text_examples(run, split, texts)))
     return 0
 
 

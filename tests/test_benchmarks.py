@@ -1,5 +1,6 @@
 """What `./launch.sh bench` knows, and how quality is told; races need the `peers` extra."""
 
+import json
 import sys
 import tomllib
 import types
@@ -49,3 +50,15 @@ def test_coverage_is_that_of_what_a_run_draws(modes, monkeypatch):
     assert found["modes"] == modes
     # Within three deviations lie 1 − exp(−9/2) of a Gaussian in the plane.
     assert found["within_3_deviations"] == pytest.approx(modes / 25 * (1 - np.exp(-4.5)), abs=0.008)
+
+
+def test_translations_are_printed_with_the_metrics(monkeypatch, tmp_path, capsys):
+    examples = [{"source": f"s{i}", "reference": f"r{i}", "translation": f"t{i}"} for i in range(8)]
+    result = {"test": {"bleu": {"mean": 9}}, "examples": examples}
+    monkeypatch.setattr(quality, "measure", lambda *arguments: result)
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["quality", "x"])
+    quality.main()
+    metrics, *told = capsys.readouterr().out.strip().split("\n\n")
+    assert json.loads(metrics) == result["test"]
+    assert [text.split()[1::2] for text in told] == [[f"s{i}", f"r{i}", f"t{i}"] for i in range(3)]

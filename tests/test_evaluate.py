@@ -3,16 +3,21 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from mixers import MODELS
 
-from deeplearn.data.corpus import TextPairs
+import deeplearn
+from deeplearn.data.corpus import Documents, TextPairs
 from deeplearn.data.memory import Arrays
 from deeplearn.data.pairs import Pairs
+from deeplearn.data.subwords import LearnedBPE
+from deeplearn.data.text import Packed
 from deeplearn.data.vocabulary import SPECIALS, Characters, Symbols
 from deeplearn.errors import DataError, UsageError
-from deeplearn.evaluate import Evaluator, predict, text_scores, translations
+from deeplearn.evaluate import Evaluator, predict, text_examples, text_scores, translations
 from deeplearn.experiment import Experiment
 from deeplearn.models.encoder_decoder import lstm_encoder_decoder
 from deeplearn.models.mlp import MLP
@@ -21,8 +26,11 @@ from deeplearn.program import Program
 from deeplearn.sharding import make_mesh
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.language import Language
 from deeplearn.tasks.translation import Translation
 from deeplearn.train import Run
+from deeplearn.types import Mean
+from experiments import launch
 
 ROWS = 23
 
@@ -79,6 +87,30 @@ def test_predictions_stand_beside_their_examples(run):
         predict(run, "test", 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Certain(Language):
+    """Gives every token e⁻³."""
+
+    def evaluate(self, variables, batch):
+        return {"loss": Mean.of(jnp.full(batch["tokens"].shape, 3.0))}
+
+
+def test_subwords_are_compared_by_the_bytes_of_the_split(run):
+    corpus = Documents(["an ant and an apple " * 3, "añañá"])
+    subwords = Packed(corpus, "all", 8, LearnedBPE(corpus, 260))
+    arrays = Arrays({"tokens": np.ones((2, 9), np.int32)})
+    task = Certain(MODELS["rnn"]().copy(vocabulary=260))
+    experiment = dataclasses.replace(
+        run.experiment, task=task, evaluation={"texts": subwords, "tokens": arrays}
+    )
+    evaluator = Evaluator(experiment, make_mesh(experiment.mesh))
+    tokens = sum(len(subwords.vocabulary.encode(text)) for text in corpus.texts("all"))
+    expected = 3 / np.log(2) * tokens / (60 + 8)
+    assert tokens < 60 + 8
+    assert evaluator({}, "texts") == {"loss": 3, "bits_per_byte": pytest.approx(expected)}
+    assert evaluator({}, "tokens") == {"loss": 3}
+
+
 LETTERS = "abcd"
 WORDS = ["a", "bd", "cab", "dddd", "abcdabcdabcdabcdabcdabcdabcdabcdabcd"]
 
@@ -133,6 +165,28 @@ def test_texts_are_scored_by_the_kind_of_their_vocabulary(translating):
         assert scores["exact_match"] == pytest.approx(0.8)
     else:
         assert set(scores) == {"bleu", "chrf"} and 80 < scores["chrf"] < 100
+
+
+def test_scores_are_told_with_three_texts_beside_their_references(translating, monkeypatch, capsys):
+    monkeypatch.setattr(deeplearn, "load", lambda workdir: translating)
+    monkeypatch.setattr(deeplearn, "evaluate", lambda run, split: {"loss": 0.5})
+    assert launch.run(["evaluate", "--workdir=x", "--beams=3"]) == 0
+    scores, *told = capsys.readouterr().out.strip().split("\n\n")
+    assert scores.split()[0] == "test/loss" and len(scores.splitlines()) == 3
+    texts = [[line.split(maxsplit=1) for line in text.splitlines()] for text in told]
+    assert [text[0] for text in texts] == [["source", word] for word in WORDS[:3]]
+    for _, (_, reference), (name, translation) in texts:
+        assert name == "translation" and translation == reference
+
+
+def test_examples_are_spread_over_the_split(translating):
+    texts = list("vwxyz")
+    found = text_examples(translating, "test", texts, 2)
+    assert [(example["source"], example["translation"]) for example in found] == [
+        (WORDS[0], "v"),
+        (WORDS[2], "x"),
+    ]
+    assert len(text_examples(translating, "test", texts, 99)) == len(WORDS)
 
 
 def test_what_does_not_translate_is_refused(run, translating):

@@ -18,6 +18,7 @@ from deeplearn.experiment import record
 from deeplearn.overrides import override
 from deeplearn.program import Program
 from deeplearn.report.receipt import state_sha256
+from deeplearn.tasks.language import Language
 from deeplearn.train import load, train
 from experiments._command import experiments
 
@@ -40,11 +41,12 @@ SMALL_TEXT = [
     "task.model.encoder.vocabulary=300",
     "task.model.decoder.vocabulary=300",
     *(
-        f"{source}.{side}_{field}"
+        f"{source}.{side}_vocabulary.size_limit=300"
         for source in ("train", "evaluation.validation", "evaluation.test")
         for side in ("source", "target")
-        for field in ("vocabulary.size_limit=300", "length=40")
     ),
+    "train.source_length=40",
+    "train.target_length=40",
 ]
 SMALL_ALEXNET = ["task.model.channels=(4,4,4,4,4)", "task.model.hidden=(8,8)"]
 # Up to eight channels a convolution on CPU has a second form, which is compiled beside the first.
@@ -248,6 +250,8 @@ def test_a_shrunk_experiment_trains_and_goes_on_to_the_same_bits(name, tmp_path,
         changes.append("optimizer.schedule.warmup=1")
     experiment = override(source(name), changes)
     whole = train(experiment, tmp_path / "whole")
+    told = any("bits_per_byte" in row for row in whole.metrics.values())
+    assert told == isinstance(experiment.task, Language)
     with pytest.raises(Preempted):
         train(experiment, tmp_path / "cut", hooks=[At(2, terminate)])
     resumed = train(experiment, tmp_path / "cut")

@@ -22,7 +22,7 @@ def batch(key):
 
 @pytest.fixture
 def task():
-    return Language(MODELS["attention"](), bytes_per_token=2.0)
+    return Language(MODELS["attention"]())
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def test_the_loss_is_that_of_the_next_token(task, variables, batch, key):
     np.testing.assert_allclose(aux.metrics["accuracy"].value, hits, rtol=1e-6)
 
 
-def test_metrics_come_in_nats_perplexity_and_bits_per_byte(task, variables, batch):
+def test_metrics_come_in_nats_and_perplexity(task, variables, batch):
     shown = values(task.evaluate(variables, batch))
     assert shown["perplexity"] == pytest.approx(math.exp(shown["loss"]), rel=1e-6)
-    assert shown["bits_per_byte"] == pytest.approx(shown["loss"] / math.log(2) / 2, rel=1e-6)
+    assert task.bits_per_byte(3 * math.log(2), bytes_per_token=2.0) == pytest.approx(1.5)
 
 
 def test_perplexity_of_parts_is_that_of_the_whole(task, variables, batch):
@@ -103,5 +103,3 @@ def test_padded_rows_may_hold_anything(task, variables, key):
 def test_a_field_that_cannot_be_is_refused(task):
     with pytest.raises(UsageError, match="tile = 0"):
         Language(task.model, tile=0)
-    with pytest.raises(UsageError, match="bytes_per_token = 0"):
-        Language(task.model, bytes_per_token=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -118,6 +119,17 @@ def test_a_masked_row_may_hold_anything(key):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def test_the_tiled_loss_equals_the_plain_one(key):
+    tiled = dataclasses.replace(TASK, tile=9)
+    # Its bias starts at 0.
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, variables())
+    found = jax.jit(jax.value_and_grad(tiled.loss, has_aux=True))(moved, BATCH, key)
+    (expected, aux), gradient = gradients(moved, BATCH, key)
+    np.testing.assert_allclose(found[0][0], expected, rtol=1e-5)
+    assert found[0][1].weight == aux.weight and not found[0][1].metrics
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), found[1], gradient)
+
+
 def test_wrong_tokens_are_refused():
     TASK.check({"tokens": TOKENS})
     with pytest.raises(DataError, match=r"row 2 .* token 40 at place 5: .*\[0, 39\]"):
@@ -131,6 +143,7 @@ def test_wrong_tokens_are_refused():
     [
         ({"rate": 0.0}, "rate = 0"),
         ({"rate": 1.5}, "rate = 1.5"),
+        ({"tile": 0}, "tile = 0"),
         ({"mask_token": 40}, r"mask_token = 40 .*\[0, 39\]"),
     ],
 )

@@ -27,9 +27,12 @@ def source(pairs, **changes) -> Pairs:
 @given(TEXTS)
 def test_pairs_within_the_limits_survive_and_the_others_are_counted(pairs):
     fitting = [pair for pair in pairs if len(pair[0]) + 1 <= 6 and len(pair[1]) + 1 <= 5]
-    made = source(pairs)
+    if len(fitting) < len(pairs):
+        with pytest.raises(DataError, match=f"{len(pairs) - len(fitting)} of {len(pairs)} pairs"):
+            len(source(pairs))
+    made = source(pairs, too_long="drop")
     if not fitting:
-        with pytest.raises(DataError, match="raise the limits"):
+        with pytest.raises(DataError, match="raise them"):
             len(made)
         return
     assert made.dropped == len(pairs) - len(fitting)
@@ -42,6 +45,19 @@ def test_pairs_within_the_limits_survive_and_the_others_are_counted(pairs):
         assert read[len(text)] == 2 and (read[len(text) + 1 :] == 0).all()
         assert written[0] == 1 and written[len(target) + 1] == 2
         assert (written[len(target) + 2 :] == 0).all()
+
+
+def test_without_limits_every_pair_is_there_and_the_longest_fills_its_row():
+    pairs = [("ab", "ABCABCABC"), ("abcabcabcabc", "A"), ("c", "")]
+    made = Pairs(TextPairs(pairs), "all", LOWER, UPPER)
+    assert made.dropped == 0 and len(made) == 3 and made.lengths == (13, 10)
+    assert made.spec["source"].shape == (13,) and made.spec["target"].shape == (11,)
+    assert (made.arrays["source"] > 0).all(axis=1).tolist() == [False, True, False]
+    assert (made.arrays["target"] > 0).all(axis=1).tolist() == [True, False, False]
+    short = dataclasses.replace(made, target_length=5, too_long="drop")
+    assert short.dropped == 1 and short.lengths == (13, 5)
+    packed = PackedPairs(TextPairs(pairs), "all", LOWER, UPPER)
+    assert packed.arrays["source"].shape == packed.arrays["target"].shape == (2, 13)
 
 
 def test_the_language_of_the_target_begins_the_source():
@@ -78,8 +94,8 @@ def test_the_digest_follows_the_pairs_and_their_tokens():
 
 def test_what_cannot_work_is_refused():
     pairs = [("ab", "AB"), ("abcabc", "A")]
-    with pytest.raises(DataError, match="pair 1 of .* has 7 and 2 tokens, more than .* 6"):
-        len(source(pairs, too_long="refuse"))
+    with pytest.raises(DataError, match="1 of 2 pairs of .* exceed .* 6 or .* need 7 and 3 tokens"):
+        len(source(pairs))
     with pytest.raises(UsageError, match="unknown too_long 'dorp'; did you mean 'drop'"):
         source(pairs, too_long="dorp")
     with pytest.raises(UsageError, match="token 0 of Bytes.* is not '<pad>'"):

@@ -49,9 +49,18 @@ def test_the_first_example_trains(tmp_path, monkeypatch):
     assert float(printed.getvalue().splitlines()[-1]) > 0.9
 
 
+def test_a_text_of_ones_own_trains_a_model(tmp_path, monkeypatch):
+    # The block reads the README as its text, and reports by the bytes of it.
+    (tmp_path / "README.md").write_text(README.read_text())
+    monkeypatch.chdir(tmp_path)
+    metrics = run(BLOCKS[1])["run"].metrics["validation"]
+    assert (tmp_path / "runs" / "own_text" / "receipt.json").is_file()
+    assert 0 < metrics["bits_per_byte"] < 8
+
+
 @pytest.fixture(scope="module")
 def own():
-    architecture, dataset, loss = map(run, BLOCKS[2:])
+    architecture, dataset, loss = map(run, BLOCKS[3:])
     return architecture["Maxout"], dataset["Parity"], loss
 
 
@@ -59,7 +68,7 @@ def test_lower_halves_are_drawn_below_known_upper_ones(tmp_path, monkeypatch):
     experiment = generators.diffusion()
     untrained = Run(experiment, Program(experiment).init(), {}, tmp_path)
     monkeypatch.setattr(deeplearn, "load", {"runs/diffusion_fashion_mnist": untrained}.__getitem__)
-    scope = run(BLOCKS[1])
+    scope = run(BLOCKS[2])
     np.testing.assert_array_equal(scope["x"][:, :4], scope["known"][:, :4])
     assert np.isfinite(scope["x"]).all() and (scope["x"] != scope["known"])[:, 4:].any()
     assert (tmp_path / "samples" / "inpainted.png").is_file()
@@ -82,7 +91,7 @@ def test_another_game_takes_a_step(name, flags, key):
     assert np.isfinite(metrics["loss"].value) and int(state.control.skipped) == 0
 
 
-@pytest.mark.parametrize("block", BLOCKS[2:])
+@pytest.mark.parametrize("block", BLOCKS[3:])
 def test_a_way_to_add_takes_fewer_than_30_lines(block):
     assert len(block.splitlines()) < 30
 

@@ -80,12 +80,36 @@ def test_a_prompt_is_continued(run, sample):
     assert len(greedy) == 1
 
 
+def test_every_flag_reaches_the_sampler(sample, monkeypatch):
+    asked = []
+
+    def written(task, variables, rng, request):
+        asked.append(request.sampler)
+        return iter([])
+
+    monkeypatch.setattr(Language, "sample", written)
+    flags = "--count=7 --temperature=0.5 --top_k=3 --top_p=0.9 --min_p=0.1 --repetition_penalty=1.2"
+    assert sample("--prompt=tobe", *flags.split())[:2] == (0, "tobe\n")
+    assert asked == [Sampler(7, 0.5, 3, 0.9, 0.1, 1.2, stop=(0,))]
+
+
+def test_a_text_ends_what_is_written(sample):
+    flags = ("--prompt=tobe", "--count=20", "--seed=3")
+    whole = sample(*flags)[1]
+    # It is in the prompt as well, and two tokens long.
+    stop = whole[7:9]
+    cut = whole.index(stop, 4)
+    assert sample(*flags, f"--stop={stop}")[:2] == (0, whole[:cut] + "\n")
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
         ([], "sample needs --prompt=TEXT"),
         (["--prompt="], "prompt 0 is empty"),
         (["--prompt=ab", "--split=test"], "no use for --split: the task of this run is Language"),
+        (["--prompt=ab", "--stop="], "--stop= is empty"),
+        (["--prompt=ab", "--beams=2"], "no use for --beams: the task of this run is Language"),
         (["--prompt=ab", "--count=63"], "count=63 exceed max_length=64"),
         (["--prompt=ab", "--temperature=-1"], "temperature=-1.0 must be"),
     ],
@@ -119,12 +143,26 @@ def test_a_text_is_translated(translator, sample):
     assert out == pairs.target_vocabulary.decode(jax.device_get(tokens)[0]) + "\n"
 
 
+def test_hypotheses_are_as_many_as_asked(translator, sample, monkeypatch):
+    seen = []
+
+    def translate(task, variables, source, count, beams):
+        seen.append(beams)
+        return source
+
+    monkeypatch.setattr(Translation, "translate", translate)
+    for flags in ((), ("--beams=1",)):
+        assert sample("--text=not", "--to=x", *flags, run=translator)[:2] == (0, "not\n")
+    assert seen == [4, 1]
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
         ([], "sample needs --text=TEXT"),
         (["--text=not"], "sample needs --to, one of: x, y"),
         (["--text=not", "--to=z"], "'<z>'"),
+        (["--text=not", "--to=x", "--beams=0"], "beams=0 and count=6 must be 1 or more"),
         (["--text=not", "--to=x", "--top_k=3"], "no use for --top_k: the task of this run is"),
     ],
 )

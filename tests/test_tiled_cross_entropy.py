@@ -21,19 +21,22 @@ def inputs(key):
     return features, kernel, labels
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("tile", [1, 7, 25, 50, 1000])
-def test_any_tile_gives_the_loss_and_gradients_of_the_whole(inputs, tile):
+def test_any_tile_gives_the_loss_and_gradients_of_the_whole(inputs, tile, smoothing):
     features, kernel, labels = inputs
-    weights = jnp.linspace(0.0, 1.0, N)
+    weights, bias = jnp.linspace(0.0, 1.0, N), jnp.linspace(-2.0, 2.0, V)
 
-    def tiled(features, kernel):
-        return (weights * tiled_softmax_cross_entropy(features, kernel, labels, tile)).sum()
+    def tiled(features, kernel, bias):
+        losses = tiled_softmax_cross_entropy(features, kernel, labels, tile, smoothing, bias)
+        return (weights * losses).sum()
 
-    def plain(features, kernel):
-        return (weights * softmax_cross_entropy(features @ kernel, labels)).sum()
+    def plain(features, kernel, bias):
+        logits = features @ kernel + jnp.broadcast_to(bias, (N, V))
+        return (weights * softmax_cross_entropy(logits, labels, smoothing)).sum()
 
-    found = jax.value_and_grad(tiled, (0, 1))(features, kernel)
-    expected = jax.value_and_grad(plain, (0, 1))(features, kernel)
+    found = jax.value_and_grad(tiled, (0, 1, 2))(features, kernel, bias)
+    expected = jax.value_and_grad(plain, (0, 1, 2))(features, kernel, bias)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected
     )
@@ -60,7 +63,7 @@ def test_memory_is_at_most_an_eighth_of_the_naive():
         return compiled.compile().memory_analysis().temp_size_in_bytes
 
     naive = memory(lambda f, k: softmax_cross_entropy(f @ k, labels))
-    tiled = memory(lambda f, k: tiled_softmax_cross_entropy(f, k, labels, 512))
+    tiled = memory(lambda f, k: tiled_softmax_cross_entropy(f, k, labels, 512, 0.1))
     assert tiled <= naive / 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -211,9 +212,22 @@ def test_good_batches_pass_and_padding_is_not_looked_at():
     TASK.check(batch)
 
 
-def test_bad_smoothing_is_refused():
+def test_bad_fields_are_refused():
+    with pytest.raises(UsageError, match="tile = 0"):
+        Translation(TASK.model, tile=0)
     with pytest.raises(UsageError, match="smoothing = 1"):
         Translation(TASK.model, smoothing=1.0)
+
+
+def test_the_tiled_loss_equals_the_plain_one(key):
+    tiled = dataclasses.replace(TASK, tile=4)
+    found = jax.jit(jax.value_and_grad(tiled.loss, has_aux=True))(variables(), BATCH, key)
+    (expected, aux), gradient = gradients(variables(), BATCH, key)
+    np.testing.assert_allclose(found[0][0], expected, rtol=1e-5)
+    assert found[0][1].weight == aux.weight and not found[0][1].metrics
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), found[1], gradient)
+    means = jax.eval_shape(tiled.evaluate, variables(), BATCH)
+    assert set(means) == {"loss", "perplexity"}
 
 
 def test_a_packed_row_has_the_loss_of_its_pairs(key):

@@ -32,6 +32,20 @@ def test_the_text_ends_before_the_stop_token(size):
     assert "".join(pieces) == "a.bc"
 
 
+@given(characters, characters, characters.filter(bool), st.integers(1, 5))
+def test_the_text_ends_before_a_stop_text_behind_the_prompt(prompt, text, stop, size):
+    pieces = list(
+        texts(prompt.encode(), chunked(list(text.encode()), size), Bytes(), stop_text=stop)
+    )
+    assert "".join(pieces) == prompt + text.partition(stop)[0]
+    assert all(pieces)
+
+
+def test_only_what_may_become_the_stop_text_waits():
+    pieces = texts(b"a\n", chunked(list(b"b\nc\n\nd"), 1), Bytes(), stop_text="\n\n")
+    assert list(pieces) == ["a\n", "b", "\nc"]
+
+
 def test_a_piece_comes_as_soon_as_it_is_known():
     def chunks():
         yield np.array([98])

@@ -14,7 +14,7 @@ from deeplearn.data.text import pack
 from deeplearn.data.vocabulary import BEGIN, END, PAD, Vocabulary
 from deeplearn.errors import DataError, UsageError, did_you_mean
 
-TOO_LONG = ("drop", "refuse")
+TOO_LONG = ("refuse", "drop")
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,20 @@ class Pairs(InMemory):
     its first T are the decoder's inputs and its last T the labels; both are padded with token 0.
     With `language_token` the source begins with the special token `<xx>` of the target's language
     xx, so that one model serves several (Johnson et al., "Google's multilingual neural machine
-    translation system", 2017). Pairs that need more tokens than `source_length` S or
-    `target_length` T are dropped and counted in `dropped`, or refused. Raises `DataError` where no
-    pair is left, or one is refused.
+    translation system", 2017). `source_length` S and `target_length` T are None for as many tokens
+    as the longest pair needs. Longer pairs are refused, so that no evaluation loses them silently;
+    with `too_long="drop"`, for training, they are left out and counted in `dropped`. Raises
+    `DataError` where pairs are refused, or none is left.
     """
 
     corpus: PairCorpus
     split: str
     source_vocabulary: Vocabulary
     target_vocabulary: Vocabulary
-    source_length: int
-    target_length: int
+    source_length: int | None = None
+    target_length: int | None = None
     language_token: bool = False
-    too_long: str = "drop"
+    too_long: str = "refuse"
 
     def __post_init__(self) -> None:
         for side in (self.source_vocabulary, self.target_vocabulary):
@@ -46,8 +47,8 @@ class Pairs(InMemory):
                     f"Pairs pads with token 0, and token 0 of {side} is not '{PAD}'; make the"
                     " vocabulary with specials=SPECIALS"
                 )
-        if min(self.source_length, self.target_length) < 2:
-            raise UsageError("Pairs: source_length and target_length must be at least 2")
+        if any(limit is not None and limit < 2 for limit in self._limits):
+            raise UsageError("Pairs: source_length and target_length must be at least 2, or None")
         if self.too_long not in TOO_LONG:
             hint = did_you_mean(self.too_long, TOO_LONG)
             raise UsageError(f"Pairs: unknown too_long '{self.too_long}'{hint}")
@@ -55,10 +56,20 @@ class Pairs(InMemory):
     def load(self) -> Mapping[str, np.ndarray]:
         """`source` (N, S) and `target` (N, T + 1)."""
         _, sources, targets = self._kept
+        source_length, target_length = self.lengths
         return {
-            "source": padded(sources, self.source_length),
-            "target": padded(targets, self.target_length + 1),
+            "source": padded(sources, source_length),
+            "target": padded(targets, target_length + 1),
         }
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """S and T; the pairs are read where one of them is that of the longest."""
+        source, target = self._limits
+        if source is not None and target is not None:
+            return source, target
+        _, sources, targets = self._kept
+        return source or max(map(len, sources)), target or max(map(len, targets)) - 1
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -81,30 +92,31 @@ class Pairs(InMemory):
         check_found(pairs, self.corpus, self.split)
         return pairs
 
+    @property
+    def _limits(self) -> tuple[int | None, int | None]:
+        return self.source_length, self.target_length
+
     @functools.cached_property
     def _kept(self) -> tuple[tuple[Pair, ...], list[np.ndarray], list[np.ndarray]]:
         """The pairs within the limits, and their tokens."""
-        kept: list[Pair] = []
-        sources: list[np.ndarray] = []
-        targets: list[np.ndarray] = []
-        for place, pair in enumerate(self._all):
-            source, target = self.encode_source(pair.source, pair.language), self._target(pair)
-            if len(source) <= self.source_length and len(target) <= self.target_length + 1:
-                kept.append(pair)
-                sources.append(source)
-                targets.append(target)
-            elif self.too_long == "refuse":
-                raise DataError(
-                    f"pair {place} of {self.corpus} has {len(source)} and {len(target) - 1} tokens,"
-                    f" more than source_length {self.source_length} or target_length"
-                    f" {self.target_length}; raise them or use too_long='drop'"
-                )
-        if not kept:
+        sources = [self.encode_source(pair.source, pair.language) for pair in self._all]
+        targets = [self._target(pair) for pair in self._all]
+        lengths = np.array([[len(s), len(t) - 1] for s, t in zip(sources, targets, strict=True)])
+        limits = [np.inf if limit is None else limit for limit in self._limits]
+        kept = np.flatnonzero((lengths <= [limits]).all(axis=1)).tolist()
+        if len(kept) < len(lengths) and (self.too_long == "refuse" or not len(kept)):
+            source, target = lengths.max(axis=0)
             raise DataError(
-                f"all {len(self._all)} pairs of the split '{self.split}' of {self.corpus} exceed"
-                f" {self.source_length} or {self.target_length} tokens; raise the limits"
+                f"{len(lengths) - len(kept)} of {len(lengths)} pairs of the split '{self.split}' of"
+                f" {self.corpus} exceed source_length {self.source_length} or target_length"
+                f" {self.target_length}, and the longest need {source} and {target} tokens; raise"
+                " them, or leave these pairs out by too_long='drop'"
             )
-        return tuple(kept), sources, targets
+        return (
+            tuple(self._all[place] for place in kept),
+            [sources[place] for place in kept],
+            [targets[place] for place in kept],
+        )
 
     def encode_source(self, text: str, language: str = "") -> np.ndarray:
         """The tokens (int32) of a source as the model reads them, without padding."""
@@ -130,7 +142,8 @@ class PackedPairs(Pairs):
     def load(self) -> Mapping[str, np.ndarray]:
         """`source`, `target` and the segments of both, all (N, W)."""
         _, *sides = self._kept
-        width = max(self.source_length, self.target_length + 1)
+        source_length, target_length = self.lengths
+        width = max(source_length, target_length + 1)
         lengths = np.max([[len(tokens) for tokens in side] for side in sides], axis=0)
         rows, places, numbers = pack(lengths, width)
         fields: dict[str, np.ndarray] = {}

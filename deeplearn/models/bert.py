@@ -151,19 +151,33 @@ class MaskedLanguageModel(nn.Module):
         """How many tokens the encoder knows."""
         return self.encoder.vocabulary
 
-    @nn.compact
+    def setup(self) -> None:
+        encoder = self.encoder
+        self.transform = Dense(encoder.width, dtype=encoder.dtype, kernel_init=INIT)
+        self.norm = LayerNorm(encoder.epsilon, dtype=encoder.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), (encoder.vocabulary,))
+
     def __call__(
         self, tokens: Array, *, segments: Array | None = None, train: bool = False
     ) -> Array:
-        encoder = self.encoder
-        x = encoder(tokens, segments=segments, train=train)
-        x = Dense(encoder.width, dtype=encoder.dtype, kernel_init=INIT, name="transform")(x)
-        x = activation("gelu_exact")(x)
-        x = LayerNorm(encoder.epsilon, dtype=encoder.dtype, name="norm")(x)
-        kernel = encoder.output_kernel().astype(compute_dtype(encoder.dtype))
-        logits = product(x, kernel, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (encoder.vocabulary,))
-        return logits + jnp.broadcast_to(bias, logits.shape)
+        return self.head(self.features(tokens, segments=segments, train=train))
+
+    def features(
+        self, tokens: Array, *, segments: Array | None = None, train: bool = False
+    ) -> Array:
+        """What the output kernel is applied to: (B, T, D)."""
+        x = self.encoder(tokens, segments=segments, train=train)
+        return self.norm(activation("gelu_exact")(self.transform(x)))
+
+    def head(self, features: Array) -> Array:
+        """Logits (…, V) in fp32 of features (…, D)."""
+        kernel = self.output_kernel().astype(compute_dtype(self.encoder.dtype))
+        logits = product(features, kernel, jnp.float32)
+        return logits + jnp.broadcast_to(self.bias, logits.shape)
+
+    def output_kernel(self) -> Array:
+        """The embedding as an output kernel (D, V); `bias` (V,) is added to the product."""
+        return self.encoder.output_kernel()
 
 
 PRESETS: dict[str, BERT] = {

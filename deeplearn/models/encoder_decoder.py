@@ -141,7 +141,23 @@ class EncoderDecoder(nn.Module):
         segments: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Logits (B, T, V) of target tokens (B, T), all of them read at once.
+        """Logits (B, T, V) of target tokens (B, T), all of them read at once; see `features`."""
+        return self.head(
+            self.features(
+                source, tokens, source_segments=source_segments, segments=segments, train=train
+            )
+        )
+
+    def features(
+        self,
+        source: Array,
+        tokens: Array,
+        *,
+        source_segments: Array | None = None,
+        segments: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """What the output kernel is applied to, of all target tokens (B, T): (B, T, D).
 
         The carry holds the memory and nothing of the target's past. `segments` as in a sequence
         model; they see the same of the source.
@@ -149,7 +165,15 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(source, source_segments, train=train)
         zeros = jnp.zeros(tokens.shape[:1], jnp.int32)
         carry = Carry(zeros, zeros, memory)
-        return self.decoder(tokens, carry, segments=segments, train=train)[0]
+        return self.decoder.features(tokens, carry, segments=segments, train=train)[0]
+
+    def head(self, features: Array) -> Array:
+        """Logits (…, V) in fp32 of features (…, D)."""
+        return self.decoder.head(features)
+
+    def output_kernel(self) -> Array:
+        """The decoder's output kernel (D, V)."""
+        return self.decoder.output_kernel()
 
 
 def transformer_encoder_decoder(

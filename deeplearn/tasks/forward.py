@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
+from deeplearn.losses import softmax_cross_entropy
+from deeplearn.tiled_cross_entropy import tiled_softmax_cross_entropy
 from deeplearn.types import Array, Batch, PyTree, Variables
 
 
@@ -53,6 +57,30 @@ def require_outputs(model: nn.Module, output: Array, size: int) -> None:
             f"model {type(model).__name__} returned shape {output.shape} instead of {expected};"
             " mend its last layer or its field `outputs`"
         )
+
+
+def require_tile(task: str, tile: int | None) -> None:
+    """Raises `UsageError` where a task cannot take so many words of the vocabulary at a time."""
+    if tile is not None and tile < 1:
+        raise UsageError(f"task {task}: tile = {tile} must be 1 or more")
+
+
+def token_losses(
+    model: Any, features: Array, labels: Array, tile: int | None, smoothing: float = 0.0
+) -> tuple[Array, Array | None]:
+    """Cross-entropy (B, T) in nats of `labels` (B, T) by features (B, T, D), and which are hit.
+
+    `model` is bound to its variables. Without `tile` its `head` gives all logits. With it so many
+    columns of its `output_kernel` are used at a time, and what is hit stays unknown (None).
+    """
+    if tile is None:
+        logits = model.head(features)
+        hits = jax.lax.stop_gradient(logits).argmax(-1) == labels
+        return softmax_cross_entropy(logits, labels, smoothing), hits
+    flat = features.reshape(-1, features.shape[-1])
+    kernel, bias = model.output_kernel().astype(flat.dtype), getattr(model, "bias", None)
+    losses = tiled_softmax_cross_entropy(flat, kernel, labels.reshape(-1), tile, smoothing, bias)
+    return losses.reshape(labels.shape), None
 
 
 def token_weights(counts: Array, batch: Batch) -> Array:

@@ -7,21 +7,18 @@ is of the same document as the token before it. `mask` (B,) weighs rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deeplearn.errors import UsageError
-from deeplearn.losses import softmax_cross_entropy
 from deeplearn.sampling.autoregressive import Request, stream
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared, token_weights
-from deeplearn.tiled_cross_entropy import tiled_softmax_cross_entropy
+from deeplearn.tasks.forward import cleared, require_tile, token_losses, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 
@@ -30,19 +27,14 @@ class Language:
     """Trains a sequence model by cross-entropy in nats per token.
 
     `tile` computes the loss over so many words of the vocabulary at a time, without the logits of
-    all in memory (None: all at once). With `bytes_per_token` of the text there are bits per
-    byte, which compare across vocabularies.
+    all in memory (None: all at once).
     """
 
     model: nn.Module
     tile: int | None = None
-    bytes_per_token: float | None = None
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise UsageError(f"task Language: tile = {self.tile} must be 1 or more")
-        if self.bytes_per_token is not None and not self.bytes_per_token > 0:
-            raise UsageError(f"task Language: bytes_per_token = {self.bytes_per_token} must be > 0")
+        require_tile("Language", self.tile)
 
     def init(self, rng: Array, batch: Batch) -> Variables:
         """Fresh variables; `batch` gives shapes only."""
@@ -57,13 +49,15 @@ class Language:
         return mean.value, Aux(mean.weight, metrics, {})
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """`loss` in nats per token, `perplexity`; `bits_per_byte` and `accuracy` where known."""
+        """`loss` in nats per token, `perplexity`, and `accuracy` without a `tile`."""
         losses, hits, weight = self._losses(variables, batch, None)
         loss = Mean.of(losses, weight)
         metrics = {"loss": loss, "perplexity": ExponentialMean(loss.total, loss.weight)}
-        if (size := self.bytes_per_token) is not None:
-            metrics["bits_per_byte"] = Mean(loss.total / np.log(2), loss.weight * size)
         return metrics if hits is None else {**metrics, "accuracy": Mean.of(hits, weight)}
+
+    def bits_per_byte(self, loss: float, bytes_per_token: float) -> float:
+        """`loss` in nats per token as bits per byte of the text."""
+        return loss / math.log(2) / bytes_per_token
 
     def sample(self, variables: Variables, rng: Array, request: Request) -> Iterator[np.ndarray]:
         """The continuations (B, K) of the prompts, some tokens at a time; see `stream`."""
@@ -88,19 +82,9 @@ class Language:
             segments = segments[:, :-1]
         weight = token_weights(counts, batch)
 
-        def outputs(model: nn.Module) -> tuple[Array, Array]:
+        def losses(model: nn.Module) -> tuple[Array, Array | None]:
             features, _ = model.features(inputs, segments=segments, train=rng is not None)
-            if self.tile is None:
-                return model.head(features), features
-            return model.output_kernel(), features
+            return token_losses(model, features, labels, self.tile)
 
         rngs = {} if rng is None else {"dropout": rng}
-        output, features = nn.apply(outputs, self.model)(variables, rngs=rngs)
-        if self.tile is not None:
-            flat = features.reshape(-1, features.shape[-1])
-            losses = tiled_softmax_cross_entropy(
-                flat, output.astype(flat.dtype), labels.reshape(-1), self.tile
-            )
-            return losses.reshape(labels.shape), None, weight
-        hits = jax.lax.stop_gradient(output).argmax(-1) == labels
-        return softmax_cross_entropy(output, labels), hits, weight
+        return *nn.apply(losses, self.model)(variables, rngs=rngs), weight

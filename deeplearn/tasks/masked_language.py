@@ -20,10 +20,8 @@ import numpy as np
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
-from deeplearn.losses import softmax_cross_entropy
-from deeplearn.metrics import accuracy
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared, token_weights
+from deeplearn.tasks.forward import cleared, require_tile, token_losses, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 _ODD = 2654435761
@@ -35,14 +33,18 @@ class MaskedLanguage:
     """Trains a masked language model by cross-entropy in nats per chosen token.
 
     `mask_token` hides what is to be found; `rate` in (0, 1] is the part of the tokens that are
-    chosen. Training draws it anew at every step, evaluation from the content of the row.
+    chosen. Training draws it anew at every step, evaluation from the content of the row. `tile`
+    computes the loss over so many words of the vocabulary at a time, without the logits of all in
+    memory and so without the accuracy (None: all at once).
     """
 
     model: nn.Module
     mask_token: int
     rate: float = 0.15
+    tile: int | None = None
 
     def __post_init__(self) -> None:
+        require_tile("MaskedLanguage", self.tile)
         if not 0 < self.rate <= 1:
             raise UsageError(f"task MaskedLanguage: rate = {self.rate} is outside (0, 1]")
         vocabulary = self.model.vocabulary
@@ -62,11 +64,14 @@ class MaskedLanguage:
         batch = cleared(batch)
         rows = jax.random.split(draw, len(batch["tokens"]))
         means = self._means(variables, batch, rows, dropout)
-        loss = means["loss"]
-        return loss.value, Aux(loss.weight, {"accuracy": means["accuracy"]}, {})
+        loss = means.pop("loss")
+        return loss.value, Aux(loss.weight, means, {})
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """`loss` in nats per chosen token, `perplexity` and `accuracy`; a row's choice is fixed."""
+        """`loss` in nats per chosen token, `perplexity`; `accuracy` without a `tile`.
+
+        The choice of a row is fixed.
+        """
         batch = cleared(batch)
         rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), _digest(batch["tokens"]))
         means = self._means(variables, batch, rows, None)
@@ -92,20 +97,20 @@ class MaskedLanguage:
     def _means(
         self, variables: Variables, batch: Batch, rows: Array, dropout: Array | None
     ) -> dict[str, Mean]:
-        """`loss` and `accuracy` of the chosen tokens; training where `dropout` is given."""
+        """`loss` and, where known, `accuracy`, of the chosen; training where `dropout` is given."""
         tokens = batch["tokens"]
         segments = batch.get("segments", (tokens > 0).astype(jnp.int32))
         read, chosen = self.hide(rows, tokens, segments)
-        logits: Any = self.model.apply(
-            variables,
-            read,
-            segments=segments,
-            train=dropout is not None,
-            rngs={} if dropout is None else {"dropout": dropout},
-        )
+
+        def losses_of(model: Any) -> tuple[Array, Array | None]:
+            features = model.features(read, segments=segments, train=dropout is not None)
+            return token_losses(model, features, tokens, self.tile)
+
+        rngs = {} if dropout is None else {"dropout": dropout}
+        losses, hits = nn.apply(losses_of, self.model)(variables, rngs=rngs)
         weight = token_weights(chosen, batch)
-        losses = softmax_cross_entropy(logits, tokens)
-        return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, tokens, weight)}
+        means = {"loss": Mean.of(losses, weight)}
+        return means if hits is None else {**means, "accuracy": Mean.of(hits, weight)}
 
 
 def _digest(tokens: Array) -> Array:

@@ -59,6 +59,15 @@ class Diagnosing(Task, Protocol):
 
 
 @runtime_checkable
+class Compressing(Task, Protocol):
+    """A task whose `loss` is the length of a text's code, so that any two vocabularies compare."""
+
+    def bits_per_byte(self, loss: float, bytes_per_token: float) -> float:
+        """The length in bits per byte of a text that has so many bytes a token."""
+        ...
+
+
+@runtime_checkable
 class Generative(Task, Protocol):
     """A task whose model makes examples out of latents ~ N(0, I): `sample` is the two in a row."""
 

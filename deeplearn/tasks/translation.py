@@ -18,13 +18,11 @@ import numpy as np
 from flax import linen as nn
 
 from deeplearn.errors import UsageError
-from deeplearn.losses import softmax_cross_entropy
-from deeplearn.metrics import accuracy
 from deeplearn.sampling.autoregressive import step_of
 from deeplearn.sampling.beam import beam_search
 from deeplearn.sampling.unrolled import unrolled
 from deeplearn.tasks.checks import require_fields, require_tokens
-from deeplearn.tasks.forward import cleared, token_weights
+from deeplearn.tasks.forward import cleared, require_tile, token_losses, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
 
 
@@ -33,15 +31,18 @@ class Translation:
     """Trains an encoder–decoder by cross-entropy in nats per token of the target.
 
     `smoothing` of the labels, in [0, 1), acts in training only. Every target begins with the token
-    `begin` and ends with `end`.
+    `begin` and ends with `end`. `tile` computes the loss over so many words of the vocabulary at a
+    time, without the logits of all in memory and so without the accuracy (None: all at once).
     """
 
     model: nn.Module
     smoothing: float = 0.0
     begin: int = 1
     end: int = 2
+    tile: int | None = None
 
     def __post_init__(self) -> None:
+        require_tile("Translation", self.tile)
         if not 0 <= self.smoothing < 1:
             raise UsageError(f"task Translation: smoothing = {self.smoothing} is outside [0, 1)")
 
@@ -54,11 +55,11 @@ class Translation:
     def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
         """The mean cross-entropy of the labels, smoothed, and their accuracy."""
         means = self._means(variables, batch, self.smoothing, rng)
-        loss = means["loss"]
-        return loss.value, Aux(loss.weight, {"accuracy": means["accuracy"]}, {})
+        loss = means.pop("loss")
+        return loss.value, Aux(loss.weight, means, {})
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """`loss` in nats per token without smoothing, `perplexity` and `accuracy`."""
+        """`loss` in nats per token without smoothing, `perplexity`; `accuracy` without a `tile`."""
         means = self._means(variables, batch, 0.0, None)
         loss = means["loss"]
         return {**means, "perplexity": ExponentialMean(loss.total, loss.weight)}
@@ -104,21 +105,24 @@ class Translation:
     def _means(
         self, variables: Variables, batch: Batch, smoothing: float, rng: Array | None
     ) -> dict[str, Mean]:
-        """`loss` and `accuracy` of the labels; training where `rng` is given."""
+        """`loss` of the labels, and `accuracy` where known; training where `rng` is given."""
         batch = cleared(batch)
         inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
         segments = batch.get("target_segments", (batch["target"] > 0).astype(jnp.int32))
         read, asked = segments[:, :-1], segments[:, 1:]
-        logits: Any = self.model.apply(
-            variables,
-            batch["source"],
-            inputs,
-            source_segments=batch.get("source_segments"),
-            segments=read,
-            train=rng is not None,
-            rngs={} if rng is None else {"dropout": rng},
-            method="teacher_forced",
-        )
+
+        def losses_of(model: Any) -> tuple[Array, Array | None]:
+            features = model.features(
+                batch["source"],
+                inputs,
+                source_segments=batch.get("source_segments"),
+                segments=read,
+                train=rng is not None,
+            )
+            return token_losses(model, features, labels, self.tile, smoothing)
+
+        rngs = {} if rng is None else {"dropout": rng}
+        losses, hits = nn.apply(losses_of, self.model)(variables, rngs=rngs)
         weight = token_weights((asked == read) & (asked > 0), batch)
-        losses = softmax_cross_entropy(logits, labels, smoothing)
-        return {"loss": Mean.of(losses, weight), "accuracy": accuracy(logits, labels, weight)}
+        means = {"loss": Mean.of(losses, weight)}
+        return means if hits is None else {**means, "accuracy": Mean.of(hits, weight)}
