@@ -19,6 +19,7 @@ from deeplearn.data.text import Packed, Windows
 from deeplearn.data.vocabulary import SPECIALS, Characters
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.models.alexnet import AlexNet
+from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.models.encoder_decoder import lstm_encoder_decoder
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
@@ -107,15 +108,21 @@ GENERATORS = {
         r1=0.1,
         r2=0.1,
     ),
+    "sngan": lambda: Adversarial(
+        DCGANGenerator((8, 8, 1), channels=(4, 4), kernel_size=3),
+        DCGANDiscriminator(channels=(4, 4), kernel_size=3, normalization="spectral"),
+        latent=2,
+        objective="hinge",
+    ),
     "diffusion": lambda: Denoising(
         MLPDenoiser(width=8, depth=1, classes=CLASSES), VarianceExploding(), label_dropout=0.3
     ),
 }
 
 
+STREAM = Streamed(images(40, 16).fields)
 # A family under another rule of the loop: data that no memory holds; more steps a call; a watched
 # metric that turns worse with every evaluation, since a loss that falls is what it calls worse.
-STREAM = Streamed(images(40, 16).fields)
 VARIANTS: dict[str, tuple[str, dict]] = {
     "mlp_streamed": ("mlp", {"train": STREAM, "evaluation": {"validation": STREAM}}),
     "mlp_three_steps_a_call": ("mlp", {"steps_per_call": 3, "log_every": 6}),
@@ -153,7 +160,7 @@ def _family(name: str) -> Experiment:
 
 def _optimizer(name: str) -> Any:
     common: dict[str, Any] = {"schedule": Cosine(warmup=5), "clip_norm": 1.0}
-    if name == "gan":
+    if name in ("gan", "sngan"):
         player = Adam(**common)
         return Players(player, player, n_critic=2, ema_decay=0.9)
     if name in MODELS and name != "mlp":
@@ -164,7 +171,7 @@ def _optimizer(name: str) -> Any:
 def _parts(name: str) -> tuple[Any, Any]:
     """Task and data of a family."""
     if name in GENERATORS:
-        return GENERATORS[name](), vectors(40)
+        return GENERATORS[name](), images(40, 8) if name == "sngan" else vectors(40)
     if name == "regression":
         model = MLP(hidden=(16,), outputs=1, dropout=0.2)
         return Regression(model, target_mean=4.0, target_scale=3.0), vectors(40)
