@@ -45,7 +45,7 @@ def data(rows=40, seed=0, **changes):
     return Arrays({**fields, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def experiment():
     return Experiment(
         name="example",
@@ -59,6 +59,12 @@ def experiment():
         evaluate_every=10,
         save_every=5,
     )
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory):
+    """A whole run of it, which no test changes."""
+    return train(experiment, tmp_path_factory.mktemp("finished") / "run")
 
 
 class At(Hook):
@@ -76,9 +82,8 @@ def terminate(_):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_run_leaves_rows_timing_receipt_and_record(experiment, tmp_path):
-    run = train(experiment, tmp_path / "run")
-    rows = read_rows(run.workdir / "metrics.jsonl")
+def test_a_run_leaves_rows_timing_receipt_and_record(finished):
+    rows = read_rows(finished.workdir / "metrics.jsonl")
     assert [(row["step"], row["split"]) for row in rows] == [
         (5, "train"),
         (10, "train"),
@@ -88,51 +93,46 @@ def test_a_run_leaves_rows_timing_receipt_and_record(experiment, tmp_path):
         (20, "test"),
     ]
     assert set(rows[0]) == {"step", "split", "loss", "accuracy", "gradient_norm", "skipped"}
-    assert run.metrics["test"] == {"loss": rows[-1]["loss"], "accuracy": rows[-1]["accuracy"]}
-    receipt = json.loads((run.workdir / "receipt.json").read_text())
-    assert receipt["state_sha256"] == state_sha256(run.state)
-    assert receipt["steps"] == int(run.state.step) == 20
-    stored = json.loads((run.workdir / "experiment.json").read_text())
+    assert finished.metrics["test"] == {"loss": rows[-1]["loss"], "accuracy": rows[-1]["accuracy"]}
+    receipt = json.loads((finished.workdir / "receipt.json").read_text())
+    assert receipt["state_sha256"] == state_sha256(finished.state)
+    assert receipt["steps"] == int(finished.state.step) == 20
+    stored = json.loads((finished.workdir / "experiment.json").read_text())
     assert stored["record"]["task"]["model"]["hidden"] == [8]
     assert len(stored["digests"]["train"]) == 64
-    timing = read_rows(run.workdir / "timing.jsonl")
+    timing = read_rows(finished.workdir / "timing.jsonl")
     assert timing and all(row["examples_per_second"] > 0 for row in timing)
 
 
-def test_loading_gives_the_run_and_evaluates_the_same(experiment, tmp_path):
-    run = train(experiment, tmp_path / "run")
-    loaded = load(tmp_path / "run", experiment)
-    assert state_sha256(loaded.state) == state_sha256(run.state)
-    assert loaded.metrics == run.metrics
-    assert evaluate(loaded, "test") == run.metrics["test"]
+def test_loading_gives_the_run_and_evaluates_the_same(experiment, finished):
+    loaded = load(finished.workdir, experiment)
+    assert state_sha256(loaded.state) == state_sha256(finished.state)
+    assert loaded.metrics == finished.metrics
+    assert evaluate(loaded, "test") == finished.metrics["test"]
     with pytest.raises(UsageError, match="no split 'dev'; it has: test"):
         evaluate(loaded, "dev")
 
 
-def test_loading_rebuilds_from_the_source_and_refuses_another_one(experiment, tmp_path):
-    train(experiment, tmp_path / "run")
+def test_loading_rebuilds_from_the_source_and_refuses_another_one(experiment, finished, tmp_path):
     with pytest.raises(UsageError, match="experiments/example.py"):
-        load(tmp_path / "run")
+        load(finished.workdir)
     other = dataclasses.replace(experiment, optimizer=AdamW(learning_rate=0.02))
     with pytest.raises(ResumeError, match=r"optimizer.learning_rate: 0.01 there, 0.02 now"):
-        load(tmp_path / "run", other)
+        load(finished.workdir, other)
     with pytest.raises(UsageError, match="no run in"):
         load(tmp_path / "nothing")
 
 
-def test_a_finished_run_is_not_touched_again(experiment, tmp_path):
-    run = train(experiment, tmp_path / "run")
-    before = {
-        path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.suffix == ".json"
-    }
-    again = train(experiment, tmp_path / "run")
-    assert state_sha256(again.state) == state_sha256(run.state)
-    assert again.metrics == run.metrics
+def test_a_finished_run_is_not_touched_again(experiment, finished):
+    files = finished.workdir.rglob("*")
+    before = {path: path.stat().st_mtime_ns for path in files if path.suffix == ".json"}
+    again = train(experiment, finished.workdir)
+    assert state_sha256(again.state) == state_sha256(finished.state)
+    assert again.metrics == finished.metrics
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_sigterm_saves_and_the_next_start_ends_alike(experiment, tmp_path):
-    whole = train(experiment, tmp_path / "whole")
+def test_sigterm_saves_and_the_next_start_ends_alike(experiment, finished, tmp_path):
     with pytest.raises(Preempted, match="SIGTERM stopped the run at step 8") as caught:
         train(experiment, tmp_path / "cut", hooks=[At(7, terminate)])
     assert caught.value.exit_code == 75
@@ -142,8 +142,8 @@ def test_sigterm_saves_and_the_next_start_ends_alike(experiment, tmp_path):
         with (tmp_path / "cut" / name).open("a") as rows:
             rows.write(later)
     resumed = train(experiment, tmp_path / "cut")
-    assert state_sha256(resumed.state) == state_sha256(whole.state)
-    cut, uncut = (tmp_path / run / "metrics.jsonl" for run in ("cut", "whole"))
+    assert state_sha256(resumed.state) == state_sha256(finished.state)
+    cut, uncut = (run.workdir / "metrics.jsonl" for run in (resumed, finished))
     assert cut.read_bytes() == uncut.read_bytes()
     assert later not in (tmp_path / "cut" / "timing.jsonl").read_text()
 
@@ -238,11 +238,10 @@ def test_the_step_is_compiled_once(experiment, tmp_path, caplog):
     assert len(compiled) == 1, compiled
 
 
-def test_several_steps_a_call_take_the_same_path(experiment, tmp_path):
-    single = train(experiment, tmp_path / "single")
+def test_several_steps_a_call_take_the_same_path(experiment, finished, tmp_path):
     stacked = train(dataclasses.replace(experiment, steps_per_call=5), tmp_path / "stacked")
     for one, two in zip(
-        jax.tree.leaves(single.state.params), jax.tree.leaves(stacked.state.params), strict=True
+        jax.tree.leaves(finished.state.params), jax.tree.leaves(stacked.state.params), strict=True
     ):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
     steps = [row["step"] for row in read_rows(stacked.workdir / "metrics.jsonl")]
@@ -259,13 +258,12 @@ def test_several_steps_a_call_take_the_same_path(experiment, tmp_path):
         ({"steps_per_call": 5}, "steps_per_call"),
     ],
 )
-def test_another_run_is_refused_with_the_difference(experiment, tmp_path, changes, field):
-    train(experiment, tmp_path / "run")
-    before = (tmp_path / "run" / "experiment.json").read_bytes()
+def test_another_run_is_refused_with_the_difference(experiment, finished, changes, field):
+    before = (finished.workdir / "experiment.json").read_bytes()
     with pytest.raises(ResumeError, match=field) as caught:
-        train(dataclasses.replace(experiment, **changes), tmp_path / "run")
+        train(dataclasses.replace(experiment, **changes), finished.workdir)
     assert "\n" not in str(caught.value)
-    assert (tmp_path / "run" / "experiment.json").read_bytes() == before
+    assert (finished.workdir / "experiment.json").read_bytes() == before
 
 
 def test_a_run_can_be_made_longer_where_the_schedule_allows_it(experiment, tmp_path):
