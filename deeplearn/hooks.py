@@ -22,7 +22,7 @@ from deeplearn.evaluate import Evaluator, values
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.generation import columns, generate, overview
 from deeplearn.report.images import Gallery
-from deeplearn.report.progress import Pace
+from deeplearn.report.progress import Pace, Progress
 from deeplearn.step import Metrics, TrainState, evaluation_variables
 from deeplearn.tasks.task import Diagnosing, Generative
 from deeplearn.types import PyTree
@@ -84,9 +84,11 @@ class Log(Hook):
 
     def after(self, loop: Loop) -> None:
         if loop.due(loop.experiment.log_every):
+            # The period ends with what the flush would wait for: its row comes with its speed.
+            jax.block_until_ready(self._pending)
+            rate = self._pace.mark(loop.step)
             self.flush(loop)
-            self._pace.mark(loop.step)
-            if (rate := self._pace.examples_per_second) is not None:
+            if rate is not None:
                 self._timing(loop.step, "train", {"examples_per_second": rate})
             assert loop.metrics is not None
             self._pending = loop.step, loop.metrics
@@ -112,6 +114,30 @@ class Log(Hook):
     def pause(self) -> None:
         """Leaves the time since the last period out of the measured speed."""
         self._pace.pause()
+
+
+class Watch(Hook):
+    """Shows which step is computed, and never waits for one.
+
+    It watches one step at a time: where that is ready it goes on to the one just dispatched.
+    """
+
+    def __init__(self, progress: Progress, pace: Pace):
+        self._progress = progress
+        self._pace = pace
+        self._watched: tuple[int, Any] | None = None
+
+    def after(self, loop: Loop) -> None:
+        assert loop.metrics is not None
+        if self._watched is None:
+            self._progress.move(loop.step - loop.experiment.steps_per_call)
+        else:
+            step, array = self._watched
+            if not array.is_ready():
+                return
+            self._pace.computed(step)
+            self._progress.move(step)
+        self._watched = loop.step, loop.metrics["loss"].total
 
 
 class Evaluate(Hook):

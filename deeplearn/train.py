@@ -22,7 +22,7 @@ from deeplearn.checkpoint import Checkpoints
 from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import Experiment
-from deeplearn.hooks import Draw, Evaluate, Hook, Log, Loop, Preempt, Save
+from deeplearn.hooks import Draw, Evaluate, Hook, Log, Loop, Preempt, Save, Watch
 from deeplearn.overrides import override
 from deeplearn.program import Program
 from deeplearn.report import files
@@ -136,7 +136,8 @@ def _loop(
         # host logs the period before. Evaluation comes ahead of the save, which must hold what it
         # decided. Pictures and rows are written ahead of the save: a resumed run keeps them.
         draw = Draw(experiment, directory / "samples", log)
-        order = [preempt, log, Evaluate(evaluator, log), draw, Save(checkpoints, flush), *extra]
+        watch, save = Watch(progress, pace), Save(checkpoints, flush)
+        order = [preempt, watch, log, Evaluate(evaluator, log), draw, save, *extra]
         batches = program.batches(loop.step)
         stack.callback(batches.close)
         step = None

@@ -1,14 +1,20 @@
 """Hooks: what is reported, when, and what an evaluation decides."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
 from deeplearn.errors import NumericsError
 from deeplearn.experiment import EarlyStopping, Experiment
+<<<<<<< HEAD
 from deeplearn.hooks import Evaluate, Log, Loop, raise_if_halted
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
+=======
+from deeplearn.hooks import Evaluate, Log, Loop, Watch
+>>>>>>> wa
 from deeplearn.optimizers import AdamW
 from deeplearn.report.progress import Pace
 from deeplearn.step import Control, TrainState
@@ -51,6 +57,37 @@ def test_a_row_is_reported_one_period_late_and_the_last_by_a_flush(loop):
         (2, "train", 2.0),
         (4, "train", 4.0),
     ]
+
+
+def test_a_row_comes_with_the_speed_of_the_period_that_it_ends(loop):
+    clock = itertools.count()
+    pace, seen = Pace(8, 3, lambda: next(clock)), []
+    log = Log([lambda *row: seen.append(pace.examples_per_second)], lambda *row: None, pace)
+    for step in range(1, 5):
+        loop.step, loop.metrics = step, metrics(float(step))
+        log.after(loop)
+    assert seen == [6.0]
+
+
+class Running:
+    """The metrics of a step that is computed when it is told so; nobody may wait for them."""
+
+    ready = False
+
+    def is_ready(self):
+        return self.ready
+
+
+def test_the_steps_shown_are_computed_and_nobody_waits(loop):
+    moved, paced = [], []
+    watch = Watch(SimpleNamespace(move=moved.append), SimpleNamespace(computed=paced.append))
+    dispatched = [Running() for _ in range(8)]
+    for step, running in enumerate(dispatched, start=1):
+        dispatched[0].ready, dispatched[3].ready = step >= 4, step >= 6
+        loop.step, loop.metrics = step, {"loss": Mean(running, None)}
+        watch.after(loop)
+    assert moved == [0, 1, 4]
+    assert paced == [1, 4]
 
 
 def test_the_best_evaluation_is_kept_and_bad_ones_are_counted(loop):

@@ -81,6 +81,25 @@ def test_the_pace_of_a_resumed_run_counts_from_its_start():
     assert pace.seconds_left == 5
 
 
+def test_computed_steps_give_a_rate_until_a_period_is_measured():
+    clock = Clock()
+    pace = Pace(1000, 64, clock)
+    for step in (2, 12):
+        assert pace.examples_per_second is None
+        pace.computed(step)
+        clock.now += 5
+    assert (pace.examples_per_second, pace.seconds_left) == (128, 494)
+    assert pace.mark(100) is None
+    pace.pause()  # evaluates
+    clock.now += 5
+    pace.computed(101)
+    assert pace.examples_per_second == 128
+    assert pace.mark(200) == pace.examples_per_second == 1280
+    clock.now += 5
+    pace.computed(300)
+    assert pace.examples_per_second == 1280
+
+
 def test_a_clock_that_stands_still_gives_no_rate():
     pace = Pace(10, 1, Clock())
     pace.mark(1)
@@ -136,6 +155,21 @@ def test_a_terminal_shows_one_moving_line_and_evaluations_above_it():
     assert re.search(r"step 50/100  test  loss 0\.7500\n", text)
     assert re.search(r"100/100  loss 0\.2500  [\d,]+ examples/s  ETA 0:00 *\n$", text)
     assert out.file.getvalue().rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_the_live_line_moves_with_the_steps_and_never_back():
+    out = console(terminal=True, width=120)
+    clock = Clock()
+    progress = Progress("mlp", 100, 0, Pace(100, 64), out, clock)
+    progress.move(0)
+    progress.move(1)  # too soon to be shown
+    clock.now += 1
+    progress.move(60)
+    progress.log(50, "train", {"loss": 0.5})
+    progress.close()
+    shown = re.findall(r"(\d+)/100  (compiling|running|loss)", plain(out))
+    steps = [("0", "compiling"), ("0", "running"), ("60", "running"), ("60", "loss")]
+    assert list(dict.fromkeys(shown)) == steps
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 160])

@@ -6,6 +6,7 @@ never stops a run: when nobody reads any more, the failures are counted and the 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 NARROWEST_BAR, WIDEST_BAR = 8, 40
+MOVES_A_SECOND = 2
+"""Of the live line between two rows; a move takes milliseconds of the thread that dispatches."""
 
 
 class Screen:
@@ -49,7 +52,8 @@ class Screen:
 class Pace:
     """Examples per second and the seconds left, by a clock that no change of the date moves.
 
-    The first period is left out, since it holds the compilation.
+    The first period is left out, since it holds the compilation. Until the second has ended the
+    steps that are known to be computed give both.
     """
 
     def __init__(
@@ -60,31 +64,49 @@ class Pace:
         self._total, self._examples, self._clock = total_steps, examples_per_step, clock
         self._first: tuple[int, float] | None = None
         self._last = (0, 0.0)
+        self._computed: tuple[int, float] | None = None
+        self._measured = False
 
-    def mark(self, step: int) -> None:
-        """Ends a period of training at a step."""
+    def computed(self, step: int) -> None:
+        """Learns that a step is computed by now."""
+        if self._measured:
+            return
+        now = self._clock()
+        if self._computed is None:
+            self._computed = (step, now)
+            return
+        steps, seconds = step - self._computed[0], now - self._computed[1]
+        if steps > 0 and seconds > 0:
+            self.examples_per_second = steps * self._examples / seconds
+            self.seconds_left = (self._total - step) * seconds / steps
+
+    def mark(self, step: int) -> float | None:
+        """Ends a period of training at a step; returns its speed, None for the first."""
         now = self._clock()
         if self._first is None:
             self._first = self._last = (step, now)
-            return
+            return None
         steps, seconds = step - self._last[0], now - self._last[1]
         if steps > 0 and seconds > 0:
+            self._measured = True
             self.examples_per_second = steps * self._examples / seconds
             # What is left holds evaluations too, so they count here and not in the rate above.
             step_seconds = (now - self._first[1]) / (step - self._first[0])
             self.seconds_left = (self._total - step) * step_seconds
         self._last = (step, now)
+        return self.examples_per_second if self._measured else None
 
     def pause(self) -> None:
         """Leaves the time since the last mark, such as an evaluation, out of the rate."""
         self._last = (self._last[0], self._clock())
+        self._computed = None
 
 
 class Progress:
     """Shows the steps of a run; a report of the training loop.
 
-    Rows of the split "train" move the line, rows of other splits stay above it. The speed is read
-    from `pace`, which the loop keeps.
+    Computed steps and rows of the split "train" move the line, rows of other splits stay above it.
+    The speed is read from `pace`, which the loop keeps.
     """
 
     def __init__(
@@ -94,11 +116,12 @@ class Progress:
         start_step: int,
         pace: Pace,
         console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.screen = Screen(console)
         self._name, self._total, self._step = one_line(name), total_steps, start_step
         self._values: Mapping[str, float] = {}
-        self._pace = pace
+        self._pace, self._clock, self._state, self._moved_at = pace, clock, "compiling", -math.inf
         self._live: Live | None = None
         if self.screen.live:
             from rich.live import Live
@@ -115,10 +138,18 @@ class Progress:
         """The number of lines that could not be shown."""
         return self.screen.failures
 
+    def move(self, step: int) -> None:
+        """Shows on the live line that the steps up to this one are computed and others run."""
+        if self._live is None or self._clock() - self._moved_at < 1 / MOVES_A_SECOND:
+            return
+        self._step, self._state, self._moved_at = max(step, self._step), "running", self._clock()
+        self.screen.attempt(self._live.refresh)
+
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Shows one row of metrics."""
         if split == "train":
-            self._step, self._values = step, values
+            # A row comes late: the line may be further.
+            self._step, self._values = max(step, self._step), values
             line = f"step {step}/{self._total}  {_join(_metrics(values) + self._speed())}"
         else:
             line = f"step {step}/{self._total}  {one_line(split)}  {_join(_metrics(values))}"
@@ -151,7 +182,7 @@ class Progress:
         from rich.table import Table
 
         width = self.screen.console.width
-        name, metrics = [self._name], _metrics(self._values) or ["compiling"]
+        name, metrics = [self._name], _metrics(self._values) or [self._state]
         tail = self._speed()
         while True:
             text = _join([f"{self._step}/{self._total}", *metrics, *tail])
