@@ -26,8 +26,7 @@ def experiment() -> Experiment:
     model = transformer(sizes, dropout=0.2, dtype="bfloat16")
     return Experiment(
         name="transformer_shakespeare_large",
-        # Its characters are a byte each.
-        task=Language(model, bytes_per_token=1.0),
+        task=Language(model),
         train=Windows(Shakespeare(), "train", LENGTH, 1, VOCABULARY),
         evaluation={"validation": Windows(Shakespeare(), "validation", LENGTH, LENGTH, VOCABULARY)},
         optimizer=AdamW(

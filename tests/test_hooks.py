@@ -9,12 +9,8 @@ import pytest
 
 from deeplearn.errors import NumericsError
 from deeplearn.experiment import EarlyStopping, Experiment
-<<<<<<< HEAD
-from deeplearn.hooks import Evaluate, Log, Loop, raise_if_halted
+from deeplearn.hooks import Evaluate, Log, Loop, Watch, raise_if_halted
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
-=======
-from deeplearn.hooks import Evaluate, Log, Loop, Watch
->>>>>>> wa
 from deeplearn.optimizers import AdamW
 from deeplearn.report.progress import Pace
 from deeplearn.step import Control, TrainState
