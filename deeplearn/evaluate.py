@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deeplearn.data.dataset import Examples, Field, Sequential
+from deeplearn.data.dataset import Examples, Field, Sequential, Source
 from deeplearn.data.pairs import Pairs, padded
 from deeplearn.data.prefetch import prefetch
 from deeplearn.data.vocabulary import Symbols
@@ -60,11 +60,16 @@ class Evaluator:
                 )
             totals = self._add(totals, variables, batch)
         metrics = values(totals or {})
-        bytes_per_token = getattr(dataset.source, "bytes_per_token", None)
-        if bytes_per_token is not None and isinstance(self._task, Compressing):
-            bits = self._task.bits_per_byte(metrics["loss"], bytes_per_token)
+        source: Any = dataset.source
+        if isinstance(self._task, Compressing) and _knows_bytes(source):
+            bits = self._task.bits_per_byte(metrics["loss"], source.bytes_per_token)
             metrics["bits_per_byte"] = bits
         return metrics
+
+    def names(self, variables: Variables, split: str) -> tuple[str, ...]:
+        """The names of the metrics of a split, for variables that may be shapes."""
+        coded = isinstance(self._task, Compressing) and _knows_bytes(self.dataset(split).source)
+        return (*self.measured(variables, split), *(["bits_per_byte"] if coded else []))
 
     def dataset(self, split: str) -> Sequential:
         """The batches of a split, whose rows the mesh can divide."""
@@ -123,7 +128,8 @@ def predict(run: Run, split: str = "test", count: int = 8) -> tuple[Examples, Ex
 def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
     """What a run makes of every source of a split, in their order, as texts.
 
-    Sources of like length are searched together, for at most twice as many tokens.
+    Sources of like length are searched together, for at most twice as many tokens, and no more than
+    the targets of the split have.
     Raises `UsageError` where the run does not translate, or its data has no texts.
     """
     task = run.experiment.task
@@ -136,12 +142,13 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
     size = min(run.experiment.evaluation_batch_size, len(order))
     translate = jax.jit(task.translate, static_argnames=("count", "beams"))
     variables, texts = evaluation_variables(run.state), [""] * len(order)
+    longest = pairs.lengths[1]
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
         width = -(-int(lengths[rows[-1]]) // BUCKET) * BUCKET
         # A last batch that is too small repeats its rows: its program is there already.
         batch = padded([sources[row] for row in np.resize(rows, size)], width)
-        count = min(2 * width, pairs.lengths[1])
+        count = min(2 * width, longest)
         found = jax.device_get(translate(variables, batch, count=count, beams=beams))
         for row, tokens in zip(rows, found, strict=False):
             texts[row] = pairs.target_vocabulary.decode(tokens)
@@ -195,6 +202,11 @@ def _pairs(run: Run, split: str) -> Pairs:
             f"split '{split}' is {type(source).__name__}, without texts to compare; use Pairs"
         )
     return source
+
+
+def _knows_bytes(source: Source) -> bool:
+    """Whether a source tells its bytes a token, which it may count at the first question only."""
+    return hasattr(type(source), "bytes_per_token")
 
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:

@@ -84,7 +84,8 @@ class Log(Hook):
 
     def after(self, loop: Loop) -> None:
         if loop.due(loop.experiment.log_every):
-            # The period ends with what the flush would wait for: its row comes with its speed.
+            # Ahead of the flush, so that the row has the speed, but behind what that waits for:
+            # nothing where an evaluation or a save has flushed.
             jax.block_until_ready(self._pending)
             rate = self._pace.mark(loop.step)
             self.flush(loop)

@@ -17,8 +17,8 @@ from deeplearn.tasks.task import Task
 def check(program: Program, evaluator: Evaluator) -> None:
     """Raises a `deeplearn.errors.Error` that names the split and says what is wrong with it.
 
-    Arrays in memory are checked whole, other data by their first example; the loop checks every
-    batch in any case. Evaluations are traced and not computed.
+    Arrays in memory are checked whole, unless training augments them; other data by their first
+    example. The loop checks every batch in any case. Evaluations are traced and not computed.
     """
     experiment = program.experiment
     # What an augmentation makes of its examples is seen in the loop alone.
@@ -49,7 +49,7 @@ def _measured(program: Program, evaluator: Evaluator, split: str) -> Iterable[st
     variables = {"params": program.shapes.params, **program.shapes.collections}
     try:
         with _naming(f"split '{split}'"):
-            return evaluator.measured(variables, split)
+            return evaluator.names(variables, split)
     except Error:
         raise
     except Exception as error:  # flax, JAX and models raise many types for a wrong shape

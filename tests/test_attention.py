@@ -53,6 +53,8 @@ def test_equals_its_equation(key, groups, causal, window, segments):
         ({"window": 0}, "window=0"),
         ({"head_width": 5}, "must be even"),
         ({"rotary_scaling": (8.0, 4.0, 1.0, 16)}, "rotary_scaling="),
+        ({"rotary_scaling": (0.0, 1.0, 4.0, 16)}, "all above 0"),
+        ({"rotary": None, "rotary_scaling": (8.0, 1.0, 4.0, 16)}, "scales nothing"),
     ],
 )
 def test_a_field_that_cannot_be_is_named(key, fields, message):

@@ -114,7 +114,7 @@ def test_nothing_leaks_between_documents(name, key):
 
 @every_mixer
 def test_another_document_before_it_changes_no_bit(name, key):
-    """Gradients written by hand are cleared between documents whatever the values do."""
+    """Of values; the test above sees gradients, which those written by hand clear by themselves."""
     tokens = tokens_of(key)
     segments = jnp.asarray([[1] * 5 + [2] * 7] * 2)
     found, _ = call(name, tokens, None, segments)

@@ -55,9 +55,9 @@ class Attention(nn.Module):
 
     `heads` query heads of `head_width` share `kv_heads` heads of keys and values (None: as many).
     `causal` hides later tokens; `window` also those that are `window` tokens back or more.
-    `rotary` is the base of the rotary embedding (None: no positions), stretched by
-    `rotary_scaling` (`rotary.Scaling`). Kernels start normal with deviation `init_scale`, that of
-    the output times `output_scale`. What runs fused on a GPU stands in
+    `rotary` is the base of the rotary embedding (None: no positions), whose frequencies
+    `rotary_scaling` changes (`rotary.Scaling`). Kernels start normal with deviation `init_scale`,
+    that of the output times `output_scale`. What runs fused on a GPU stands in
     `layers/dot_product_attention.py`.
     """
 
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         order = jnp.cumsum(segments > 0, axis=1) - 1
         same = segments[:, :, None] == segments[:, None, :]
         seen = self._visible(order, order)
-        # What is causal in places is so in the row: a fused kernel passes over half of it.
+        # What is causal in places is so in the row, of which a kernel may pass over half.
         mask = (seen & same)[:, None]
         return dot_product_attention(q, k, v, mask=mask, causal=self.causal)
 
@@ -149,5 +149,7 @@ class Attention(nn.Module):
                 f"Attention: rotary_scaling={scaling} must be (factor, low, high, length), all"
                 " above 0 and low below high"
             )
+        if scaling is not None and self.rotary is None:
+            raise UsageError("Attention: rotary_scaling scales nothing where rotary is None")
         if carry is not None and not self.causal:
             raise UsageError("Attention with causal=False sees all tokens at once: give no carry")

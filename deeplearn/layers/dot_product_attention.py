@@ -5,12 +5,12 @@ cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDI
 
 - for queries of 16 bits and heads of 8, 16, … or 128 features;
 - without a mask: causal with or without a window, or neither, but no window to both sides;
-- with a mask where T and S are even: in packed, padded and cross attention, but not in decoding
-  token by token. It is given as what is added to the scores, so that B·T·S numbers of 16 bits
-  remain, and as many again for their gradient, whatever H is.
+- so not in packed, padded and cross attention. cuDNN would be given the mask as what is added to
+  the scores, which it takes on fewer devices and not in exported programs, and gives a gradient
+  that nobody asks for; whether that gains anything was not measured on a GPU yet.
 
-The conditions are those of `jax._src.cudnn.fused_attention_stablehlo` of jax 0.10; this was not
-run on a GPU yet. The last bits of cuDNN's gradients may differ from run to run.
+The conditions are those of `jax._src.cudnn.fused_attention_stablehlo` of jax 0.10. The last bits of
+cuDNN's gradients may differ from run to run.
 """
 
 from __future__ import annotations
@@ -44,18 +44,17 @@ def dot_product_attention(
         mask=mask,
         is_causal=causal,
         local_window_size=None if back is None else (back, 0 if causal else back),
-        implementation="cudnn" if _fused(q, k, mask, causal, window) else None,
+        implementation="cudnn" if mask is None and _fused(q, causal, window) else None,
     )
 
 
-def _fused(q: Array, k: Array, mask: Array | None, causal: bool, window: int | None) -> bool:
+def _fused(q: Array, causal: bool, window: int | None) -> bool:
     """Whether cuDNN takes them; what it refuses would be an error."""
-    width, lengths = q.shape[3], (q.shape[1], k.shape[1])
+    width = q.shape[3]
     return (
         jax.default_backend() == "gpu"
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128
         and (causal or window is None)
-        and (mask is None or all(length % 2 == 0 for length in lengths))
     )

@@ -121,7 +121,8 @@ class Progress:
         self.screen = Screen(console)
         self._name, self._total, self._step = one_line(name), total_steps, start_step
         self._values: Mapping[str, float] = {}
-        self._pace, self._clock, self._state, self._moved_at = pace, clock, "compiling", -math.inf
+        self._pace, self._now = pace, clock
+        self._state, self._moved_at = "compiling", -math.inf
         self._live: Live | None = None
         if self.screen.live:
             from rich.live import Live
@@ -140,9 +141,9 @@ class Progress:
 
     def move(self, step: int) -> None:
         """Shows on the live line that the steps up to this one are computed and others run."""
-        if self._live is None or self._clock() - self._moved_at < 1 / MOVES_A_SECOND:
+        if self._live is None or self._now() - self._moved_at < 1 / MOVES_A_SECOND:
             return
-        self._step, self._state, self._moved_at = max(step, self._step), "running", self._clock()
+        self._step, self._state, self._moved_at = max(step, self._step), "running", self._now()
         self.screen.attempt(self._live.refresh)
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -71,7 +71,8 @@ def token_losses(
     """Cross-entropy (B, T) in nats of `labels` (B, T) by features (B, T, D), and which are hit.
 
     `model` is bound to its variables. Without `tile` its `head` gives all logits. With it so many
-    columns of its `output_kernel` are used at a time, and what is hit stays unknown (None).
+    columns of its `output_kernel` (D, V) and, where it has one, of its array `bias` (V,) are used
+    at a time, and what is hit stays unknown (None).
     """
     if tile is None:
         logits = model.head(features)

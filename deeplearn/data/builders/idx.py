@@ -104,10 +104,14 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         try:
             return dl_manager.download({name: f"{self.url}{name}.gz" for name in self.sha256})
         except Exception as error:  # what TFDS raises here has no base of its own
-            if not (found := self._found(dl_manager)):
-                raise
-            place = next(iter(found.values())).parent
             what = " ".join(str(error).split())[:400]
+            if not (found := self._found(dl_manager)):
+                command = self.command.format(manual=_manual(dl_manager))
+                raise DataError(
+                    f"dataset '{self.name}' is neither prepared nor found, and its download failed"
+                    f" ({what}); run: {command}"
+                ) from error
+            place = next(iter(found.values())).parent
             warnings.warn(
                 f"{self.name} could not be downloaded ({what}); took it from {place}", stacklevel=3
             )
