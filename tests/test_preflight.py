@@ -11,9 +11,9 @@ from deeplearn import preflight
 from deeplearn.data.corpus import Text
 from deeplearn.data.memory import Arrays
 from deeplearn.data.text import Windows
-from deeplearn.errors import DataError
+from deeplearn.errors import DataError, UsageError
 from deeplearn.evaluate import Evaluator
-from deeplearn.experiment import Experiment
+from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import SGD
 from deeplearn.program import Program
@@ -95,13 +95,15 @@ def test_the_last_example_in_memory_is_found():
         check(experiment(evaluation={"test": bad}, evaluation_batch_size=4))
 
 
-def test_texts_of_another_length_are_evaluated():
-    short = family("rnn")
-    check(
-        dataclasses.replace(
-            short, evaluation={"validation": Windows(Text("ab" * 20), "all", 16, 1, LETTERS)}
-        )
+def test_texts_of_another_length_are_evaluated_and_their_bits_watched():
+    found = dataclasses.replace(
+        family("rnn"),
+        evaluation={"validation": Windows(Text("ab" * 20), "all", 16, 1, LETTERS)},
+        early_stopping=EarlyStopping("validation/bits_per_byte"),
     )
+    check(found)
+    with pytest.raises(UsageError, match="validation/bits_per_byte"):
+        check(dataclasses.replace(found, early_stopping=EarlyStopping("validation/bits")))
 
 
 def test_a_mistake_of_the_task_is_not_said_to_be_of_the_data():
