@@ -1,4 +1,4 @@
-"""A multilayer perceptron that predicts the progression of diabetes after a year: regression.
+"""A multilayer perceptron that predicts how diabetes progresses in a year: regression.
 
     ./launch.sh train --experiment=mlp_diabetes
 
