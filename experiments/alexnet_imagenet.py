@@ -1,4 +1,4 @@
-"""AlexNet on ImageNet, the recipe of 2012: 90 epochs, the learning rate divided by 10 thrice.
+"""AlexNet on ImageNet, the recipe of 2012: 90 epochs, the rate divided by 10 thrice.
 
     ./launch.sh train --experiment=alexnet_imagenet
 

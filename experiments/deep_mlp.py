@@ -1,4 +1,4 @@
-"""128 hidden layers on the digits: trains with residual connections, and not without them.
+"""128 hidden layers on the digits: it trains with residual connections, not without.
 
     ./launch.sh train --experiment=deep_mlp
 

@@ -1,4 +1,4 @@
-"""A character-level Transformer on Shakespeare in the published size and recipe of nanoGPT.
+"""A character-level Transformer on Shakespeare, in nanoGPT's size and recipe, for a GPU.
 
     ./launch.sh train --experiment=transformer_shakespeare_large
 
