@@ -202,7 +202,8 @@ def test_a_package_takes_the_place_of_a_failed_download(
 def test_a_download_of_other_content_is_refused(name, tmp_path, monkeypatch, server):
     serve(monkeypatch, name, server)
     server.contents["t10k-labels-idx1-ubyte.gz"] = b"<html>please log in</html>"
-    with pytest.raises(DataError, match=f"'{name}' is neither .* its download failed .*hecksum.*run: "):
+    # Which of the four downloads ends first, and how, is a race within TFDS.
+    with pytest.raises(DataError, match=f"'{name}' is neither .* its download failed .*run: "):
         len(Tfds(name, data_dir=str(tmp_path)))
     assert not list(tmp_path.rglob("dataset_info.json"))
 
