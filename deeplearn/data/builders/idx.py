@@ -76,11 +76,7 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         """File name → plain bytes, from the first place that has them all."""
         paths = self._downloaded(dl_manager) or self._found(dl_manager)
         if not paths:
-            command = self.command.format(manual=_manual(dl_manager))
-            raise DataError(
-                f"dataset '{self.name}' is neither prepared nor found, and {self.url} does not"
-                f" answer; run: {command}"
-            )
+            raise self._missing(dl_manager, f"{self.url} does not answer")
         contents = {name: _plain(path) for name, path in paths.items()}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != self.sha256[name]:
@@ -106,11 +102,7 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         except Exception as error:  # what TFDS raises here has no base of its own
             what = " ".join(str(error).split())[:400]
             if not (found := self._found(dl_manager)):
-                command = self.command.format(manual=_manual(dl_manager))
-                raise DataError(
-                    f"dataset '{self.name}' is neither prepared nor found, and its download failed"
-                    f" ({what}); run: {command}"
-                ) from error
+                raise self._missing(dl_manager, f"its download failed ({what})") from error
             place = next(iter(found.values())).parent
             warnings.warn(
                 f"{self.name} could not be downloaded ({what}); took it from {place}", stacklevel=3
@@ -131,6 +123,12 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
             if len(paths) == len(self.sha256):
                 return paths
         return {}
+
+    def _missing(self, dl_manager: Any, reason: str) -> DataError:
+        command = self.command.format(manual=_manual(dl_manager))
+        return DataError(
+            f"dataset '{self.name}' is neither prepared nor found, and {reason}; run: {command}"
+        )
 
 
 def _manual(dl_manager: Any) -> Path:
