@@ -3,9 +3,8 @@
     ./launch.sh train --experiment=dcgan_fashion_mnist
 
 It has not been run in full yet. Optimizer and batch size of Radford, Metz & Chintala, 2016
-(arXiv:1511.06434). The averaged generator draws with the running statistics of BatchNorm as the
-last steps left them: those of the parameters themselves, which their average follows by some 1000
-steps.
+(arXiv:1511.06434). Like there no average of the generator is kept: BatchNorm's statistics would
+be those of the parameters themselves.
 """
 
 from deeplearn.experiment import Experiment
@@ -29,7 +28,7 @@ def experiment() -> Experiment:
         ),
         train=TRAIN,
         evaluation={"test": TEST},
-        optimizer=Players(player, player, ema_decay=0.999),
+        optimizer=Players(player, player),
         steps=12_000,
         batch_size=128,
         log_every=100,
