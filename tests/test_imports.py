@@ -46,6 +46,7 @@ LEVELS = {
     "deeplearn.overrides": 6,
     "deeplearn.canary": 7,
     "deeplearn.checkpoint": 7,
+    "deeplearn.diagnosis": 7,
     "deeplearn.evaluate": 7,
     "deeplearn.insight": 7,
     "deeplearn.generation": 7,
