@@ -67,7 +67,7 @@ FORBIDDEN = {
     "deeplearn.tasks": (("deeplearn.models", "deeplearn.data"), ()),
     "deeplearn.experiment": (
         ("deeplearn.models", "deeplearn.tasks", "deeplearn.data"),
-        ("deeplearn.tasks.task", "deeplearn.data.dataset"),
+        ("deeplearn.tasks.task", "deeplearn.data.dataset", "deeplearn.data.source"),
     ),
 }
 PEERS = {"keras", "tensorflow", "torch", "torchvision", "transformers"}

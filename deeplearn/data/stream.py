@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from deeplearn.data.dataset import Examples, Field
 from deeplearn.data.memory import scaled
 from deeplearn.data.permutation import uniform
+from deeplearn.data.source import Examples, Field
 from deeplearn.data.tfds import Records
 
 Box = tuple[float, float, float, float]
