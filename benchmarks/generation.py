@@ -26,8 +26,8 @@ import jax
 import numpy as np
 
 from benchmarks.quality import bootstrap_accuracy
-from deeplearn.data.dataset import Source
 from deeplearn.data.pixels import PixelRange
+from deeplearn.data.source import Source
 from deeplearn.errors import Error, UsageError
 from deeplearn.features import Features
 from deeplearn.generation import generate, overview

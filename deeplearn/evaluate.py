@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deeplearn.data.dataset import Examples, Field, Sequential, Source
+from deeplearn.data.dataset import Sequential
 from deeplearn.data.pairs import Pairs, padded
 from deeplearn.data.prefetch import prefetch
+from deeplearn.data.source import Examples, Field, Source
 from deeplearn.data.vocabulary import Symbols
 from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplearn.data.dataset import Sequential, Shuffled, Source
+from deeplearn.data.dataset import Sequential, Shuffled
+from deeplearn.data.source import Source
 from deeplearn.errors import UsageError
 from deeplearn.optimizers import Optimizer
 from deeplearn.players import Players

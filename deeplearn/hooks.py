@@ -14,18 +14,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from deeplearn.checkpoint import Checkpoints
-from deeplearn.errors import NumericsError
+from deeplearn.diagnosis import raise_if_collapsed, raise_if_halted
 from deeplearn.evaluate import Evaluator, values
 from deeplearn.experiment import EarlyStopping, Experiment
 from deeplearn.generation import columns, generate, overview
 from deeplearn.report.images import Gallery
 from deeplearn.report.progress import Pace, Progress
 from deeplearn.step import Metrics, TrainState, evaluation_variables
-from deeplearn.tasks.task import Diagnosing, Generative
-from deeplearn.types import PyTree
+from deeplearn.tasks.task import Generative
 
 
 @dataclasses.dataclass
@@ -102,9 +100,9 @@ class Log(Hook):
         self._pending = None
         row = values(metrics)
         if row["skipped"] > 0:
-            raise_if_halted(loop)
+            raise_if_halted(loop.experiment, loop.state, loop.metrics)
         self.report(loop, step, "train", row)
-        _raise_if_collapsed(loop, step, row)
+        raise_if_collapsed(loop.experiment, step, row)
 
     def report(self, loop: Loop, step: int, split: str, row: dict[str, float]) -> None:
         """Passes one row to every report and keeps it as the latest of its split."""
@@ -217,7 +215,7 @@ class Save(Hook):
             return
         # Rows up to this step must be on disk before the step is: a resumed run keeps them.
         self._flush(loop)
-        raise_if_halted(loop)
+        raise_if_halted(loop.experiment, loop.state, loop.metrics)
         self._checkpoints.save(loop.step, loop.state)
 
 
@@ -250,37 +248,3 @@ class Preempt(Hook):
 
     def after(self, loop: Loop) -> None:
         loop.preempted = self.received is not None
-
-
-def raise_if_halted(loop: Loop) -> None:
-    """Raises `NumericsError` where the step refused to go on; waits for the latest step.
-
-    Nothing has moved since, so the latest metrics tell where a task of several parts broke.
-    """
-    halted_at = int(loop.state.control.halted_at)
-    if halted_at < 0:
-        return
-    task, culprit = loop.experiment.task, ""
-    if isinstance(task, Diagnosing) and loop.metrics is not None:
-        culprit = task.diagnose(values(loop.metrics)) or _overflown(loop.state.params, task.parts)
-    raise NumericsError(
-        f"experiment '{loop.experiment.name}': loss, gradient or update of step {halted_at} is"
-        f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
-        " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
-    )
-
-
-def _overflown(params: PyTree, parts: tuple[str, ...]) -> str:
-    """The part whose parameters an update made overflow, too late for the metrics; "" if none."""
-    norms = {part: optax.tree.norm(params[part]) for part in parts}
-    return next((part for part, norm in norms.items() if not jnp.isfinite(norm)), "")
-
-
-def _raise_if_collapsed(loop: Loop, step: int, row: dict[str, float]) -> None:
-    """Raises `NumericsError` where a part of the task is finite and can no longer learn."""
-    task = loop.experiment.task
-    if isinstance(task, Diagnosing) and (reason := task.collapse(row)):
-        raise NumericsError(
-            f"experiment '{loop.experiment.name}': in step {step} {reason}; start in a new"
-            " directory with a lower learning rate or another objective"
-        )

@@ -19,23 +19,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from deeplearn.clipping import clip_by_block_norm
 from deeplearn.ema import parameter_ema
 from deeplearn.errors import UsageError
+from deeplearn.muon import muon_direction
+from deeplearn.parameter_paths import map_paths
 from deeplearn.schedules import Constant, Schedule
 from deeplearn.types import Array, PyTree
 
 NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"
 """Paths that weight decay leaves out: biases, norm scales, embeddings, and A and D of an SSM."""
-
-KERNEL = r"(^|/)(kernel|recurrent)$"
-"""Paths of the arrays that are matrices, for `Muon`."""
-
-STACK = r"(^|/)(layers|stack_\d+)/"
-"""Paths of the arrays with a leading axis of layers."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class Optimizer:
         """Adds `weight_decay` · parameter wherever `no_decay` is not found in the path."""
         return optax.add_decayed_weights(
             self.weight_decay,
-            mask=lambda params: _map_paths(
+            mask=lambda params: map_paths(
                 lambda path: re.search(self.no_decay, path) is None, params
             ),
         )
@@ -115,7 +111,7 @@ class Optimizer:
 
     def _parts(self, params: PyTree) -> PyTree:
         """ "frozen" or "trained" for every parameter."""
-        paths = jax.tree.leaves(_map_paths(str, params))
+        paths = jax.tree.leaves(map_paths(str, params))
         for pattern in self.frozen:
             if not any(re.search(pattern, path) for path in paths):
                 raise UsageError(
@@ -123,7 +119,7 @@ class Optimizer:
                     f" parameter; the first of {len(paths)} is '{paths[0]}'"
                 )
         frozen = lambda path: any(re.search(pattern, path) for pattern in self.frozen)  # noqa: E731
-        return _map_paths(lambda path: "frozen" if frozen(path) else "trained", params)
+        return map_paths(lambda path: "frozen" if frozen(path) else "trained", params)
 
 
 @dataclass(frozen=True)
@@ -219,11 +215,11 @@ class Muon(Optimizer):
     """The momentum of every kernel made orthogonal, AdamW for all else (Jordan et al., 2024).
 
     A kernel (…, in, out) is the matrix (… · in, out), one that serves several projections too; of
-    stacked layers (`STACK`) each has its own. An update has about the root mean square that AdamW's
-    has, whatever the shape, so that both share a learning rate and a decay (Liu et al., 2025,
-    arXiv:2502.16982). `elementwise` names kernels left to AdamW: unless told otherwise those of the
-    layers called input, stem, output or head of a network or player, and Mamba's depthwise ones.
-    Both look ahead as Nesterov's momentum does; `eps` is that of both.
+    stacked layers (`muon.STACK`) each has its own. An update has about the root mean square that
+    AdamW's has, whatever the shape, so that both share a learning rate and a decay (Liu et al.,
+    2025, arXiv:2502.16982). `elementwise` names kernels left to AdamW: unless told otherwise those
+    of the layers called input, stem, output or head of a network or player, and Mamba's depthwise
+    ones. Both look ahead as Nesterov's momentum does; `eps` is that of both.
 
     The U-Net of diffusion_fashion_mnist after 16,000 images: loss 0.252 against Adam's 0.280 in
     batches of 64, 0.221 against 0.243 in batches of 32 (one seed, learning rates 2e-3 and 1e-3);
@@ -238,31 +234,13 @@ class Muon(Optimizer):
     elementwise: str = r"^((generator|discriminator)/)?(input|stem|output|head)/|/mixer/conv/"
 
     def direction(self) -> optax.GradientTransformation:
-        muon = optax.contrib.muon(
-            learning_rate=-1.0,  # `build` applies the rate and the sign
-            beta=self.momentum,
-            eps=self.eps,
-            adam_b1=self.b1,
-            adam_b2=self.b2,
-            consistent_rms=0.2,
-            muon_weight_dimension_numbers=self._matrices,
+        return optax.chain(
+            muon_direction(self.momentum, self.b1, self.b2, self.eps, self.elementwise),
+            self.decayed_weights(),
         )
-        return optax.chain(muon, self.decayed_weights())
 
     def _patterns(self) -> list[tuple[str, str]]:
         return [*super()._patterns(), ("elementwise", self.elementwise)]
-
-    def _matrices(self, params: PyTree) -> PyTree:
-        """The axes of the matrix that a parameter is; None for those of AdamW."""
-
-        def matrix(path: str, ndim: int) -> optax.contrib.MuonDimensionNumbers | None:
-            first = 1 if re.search(STACK, path) else 0
-            hidden = re.search(KERNEL, path) and not re.search(self.elementwise, path)
-            if not hidden or ndim - first < 2:
-                return None
-            return optax.contrib.MuonDimensionNumbers(tuple(range(first, ndim - 1)), (ndim - 1,))
-
-        return _map_arrays(lambda path, array: matrix(path, array.ndim), params)
 
 
 _Range = tuple[Callable[[float], bool], str]
@@ -282,26 +260,3 @@ RANGES: Mapping[str, _Range] = {
     "b2": _FRACTION,
 }
 """What a numeric field of an optimizer may be."""
-
-
-def clip_by_block_norm(bound: ArrayLike) -> optax.GradientTransformation:
-    """Scales every array of the gradient whose norm is above `bound` down to it."""
-
-    def clip(gradient: Array) -> Array:
-        norm = jnp.linalg.norm(gradient.ravel().astype(jnp.float32))
-        return (gradient * (bound / jnp.maximum(norm, bound))).astype(gradient.dtype)
-
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
-
-
-def _map_paths(function: Callable[[str], object], tree: PyTree) -> PyTree:
-    """The tree of `function`(path) with a path such as "Dense_0/kernel" for every leaf."""
-    return _map_arrays(lambda path, _: function(path), tree)
-
-
-def _map_arrays(function: Callable[[str, Array], object], tree: PyTree) -> PyTree:
-    """The tree of `function`(path, leaf)."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf),
-        tree,
-    )

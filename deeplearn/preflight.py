@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from deeplearn.data.dataset import Field, Sequential
+from deeplearn.data.dataset import Sequential
 from deeplearn.data.memory import InMemory
+from deeplearn.data.source import Field
 from deeplearn.errors import DataError, Error, UsageError
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import EarlyStopping

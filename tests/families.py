@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deeplearn.data.corpus import Documents, Text, TextPairs
-from deeplearn.data.dataset import Examples
 from deeplearn.data.image import RandomCrop, RandomFlip
 from deeplearn.data.memory import Arrays
 from deeplearn.data.pairs import Pairs
 from deeplearn.data.permutation import uniform
+from deeplearn.data.source import Examples
 from deeplearn.data.text import Packed, Windows
 from deeplearn.data.vocabulary import SPECIALS, Characters
 from deeplearn.experiment import EarlyStopping, Experiment

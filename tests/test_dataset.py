@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplearn.data.dataset import (
-    Draw,
-    Examples,
-    Field,
-    Sequential,
-    Shuffled,
-    check_examples,
-)
+from deeplearn.data.dataset import Draw, Sequential, Shuffled
 from deeplearn.data.memory import Arrays
+from deeplearn.data.source import Examples, Field
 from deeplearn.errors import DataError, UsageError
 
 
@@ -226,10 +220,3 @@ def test_streamed_batches_are_checked():
             Sequential(Streamed(**values), 4).batch(1, slice(0, 4))
         with pytest.raises(DataError):
             Shuffled(Streamed(**values), 4, 0).batch(1, slice(0, 4))
-
-
-def test_check_examples_names_the_example_of_an_infinity():
-    values = np.zeros((3, 2), np.float32)
-    values[1, 0] = np.inf
-    with pytest.raises(DataError, match="example 42 "):
-        check_examples({"x": values}, Streamed.spec, np.array([7, 42, 9]))

@@ -203,7 +203,7 @@ def mock(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, tfds.testing.mock_data(num_examples=128):
         patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
         # The stock builders can be mocked; ours would prepare the real data.
-        patch.setattr("deeplearn.data.tfds._own_builder", lambda name: None)
+        patch.setattr("deeplearn.data.tfds_records._own_builder", lambda name: None)
         patch.setattr("deeplearn.data.libreoffice_help._pairs", help_pairs)
         patch.setattr("deeplearn.data.cmudict._entries", entries)
         patch.setattr("deeplearn.data.emoji._bitmaps", bitmaps)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeplearn.data.dataset import Draw, Field, Shuffled
+from deeplearn.data.dataset import Draw, Shuffled
 from deeplearn.data.image import CutMix, Mixup, RandomCrop, RandomErasing, RandomFlip
 from deeplearn.data.memory import Arrays
 from deeplearn.data.permutation import example_keys
+from deeplearn.data.source import Field
 from deeplearn.errors import DataError, UsageError
 
 N, Y, X, C, CLASSES = 300, 8, 6, 2, 5

@@ -19,13 +19,16 @@ LEVELS = {
     "deeplearn.types": 0,
     "deeplearn.kernels": 1,
     "deeplearn.adversarial_losses": 2,
+    "deeplearn.clipping": 2,
     "deeplearn.ema": 2,
     "deeplearn.generative_metrics": 2,
     "deeplearn.layers": 2,
     "deeplearn.losses": 2,
     "deeplearn.metrics": 2,
     "deeplearn.mode_count": 2,
+    "deeplearn.muon": 2,
     "deeplearn.optimizers": 2,
+    "deeplearn.parameter_paths": 2,
     "deeplearn.players": 2,
     "deeplearn.predictions": 2,
     "deeplearn.processes": 2,
@@ -43,6 +46,7 @@ LEVELS = {
     "deeplearn.overrides": 6,
     "deeplearn.canary": 7,
     "deeplearn.checkpoint": 7,
+    "deeplearn.diagnosis": 7,
     "deeplearn.evaluate": 7,
     "deeplearn.insight": 7,
     "deeplearn.generation": 7,
@@ -63,7 +67,7 @@ FORBIDDEN = {
     "deeplearn.tasks": (("deeplearn.models", "deeplearn.data"), ()),
     "deeplearn.experiment": (
         ("deeplearn.models", "deeplearn.tasks", "deeplearn.data"),
-        ("deeplearn.tasks.task", "deeplearn.data.dataset"),
+        ("deeplearn.tasks.task", "deeplearn.data.dataset", "deeplearn.data.source"),
     ),
 }
 PEERS = {"keras", "tensorflow", "torch", "torchvision", "transformers"}

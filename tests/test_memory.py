@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deeplearn.data.dataset import Field
 from deeplearn.data.memory import Arrays, scaled
+from deeplearn.data.source import Field
 from deeplearn.errors import DataError
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplearn.data.corpus import Pair, TextPairs
-from deeplearn.data.dataset import check_examples
 from deeplearn.data.pairs import PackedPairs, Pairs
+from deeplearn.data.source import check_examples
 from deeplearn.data.vocabulary import SPECIALS, Bytes, Characters
 from deeplearn.errors import DataError, UsageError
 

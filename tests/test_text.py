@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplearn.data.corpus import Documents, Text
-from deeplearn.data.dataset import Sequential, Shuffled, check_examples
+from deeplearn.data.dataset import Sequential, Shuffled
+from deeplearn.data.source import check_examples
 from deeplearn.data.text import Packed, Windows, pack
 from deeplearn.data.vocabulary import SPECIALS, Bytes, Characters
 from deeplearn.errors import DataError, UsageError

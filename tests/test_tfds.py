@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from deeplearn.data.builders import tabular
 from deeplearn.data.bundled import Bundled
-from deeplearn.data.dataset import Field, Sequential, Shuffled
+from deeplearn.data.dataset import Sequential, Shuffled
+from deeplearn.data.source import Field
 from deeplearn.data.stream import TfdsImages
 from deeplearn.data.tfds import Tfds
 from deeplearn.errors import DataError

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from deeplearn.data import tfds_text
-from deeplearn.data.tfds import Records
+from deeplearn.data.tfds_records import Records
 from deeplearn.data.tfds_text import TfdsText
 from deeplearn.errors import DataError
 

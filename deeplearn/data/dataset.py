@@ -1,8 +1,8 @@
-"""The two protocols of the data, and the two datasets: shuffled for training, in order otherwise.
+"""The protocol of a dataset, and the two datasets: shuffled for training, in order otherwise.
 
-A source holds examples by index. A dataset turns a source into batches that are a pure function of
-the step: nothing about data enters a checkpoint, resuming is arithmetic, and processes that ask for
-different rows of a step together hold the same global batch.
+A dataset turns a source into batches that are a pure function of the step: nothing about data
+enters a checkpoint, resuming is arithmetic, and processes that ask for different rows of a step
+together hold the same global batch.
 """
 
 from __future__ import annotations
@@ -15,51 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from deeplearn.data.permutation import example_keys, fold, permute, uniform
+from deeplearn.data.source import Examples, Field, Source, check_examples
 from deeplearn.errors import DataError, UsageError
-
-Examples = dict[str, np.ndarray]
-"""Field name → array whose leading axis is B."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """Shape and dtype of one field of one example (no axis B)."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class Source(Protocol):
-    """Examples by index; a frozen dataclass in practice, whose data load on first use."""
-
-    @property
-    def spec(self) -> Mapping[str, Field]:
-        """The fields of an example."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the content, or of what names it where the content is too large."""
-        ...
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether `gather` is a copy from memory, of values that were checked once."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def gather(self, indices: np.ndarray) -> Examples:
-        """The examples at `indices` (int64, (B,)), as arrays that the caller may write into."""
-        ...
-
-
-class RandomSource(Source, Protocol):
-    """A source that also draws while it reads, such as a random crop of a large image."""
-
-    def sample(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
-        """As `gather`, with 64 random bits for each example in `keys` (uint64, (B,))."""
-        ...
 
 
 class Dataset(Protocol):
@@ -251,32 +208,6 @@ class Sequential:
         numbers = np.arange(start + rows.start, start + rows.stop, dtype=np.int64)
         examples = _gather(self.source, np.minimum(numbers, len(self) - 1))
         return {**examples, "mask": (numbers < len(self)).astype(np.float32)}
-
-
-def check_examples(examples: Examples, spec: Mapping[str, Field], indices: np.ndarray) -> None:
-    """Raises `DataError` where examples differ from their spec or hold a number not finite."""
-    for name, field in spec.items():
-        if name not in examples:
-            raise DataError(f"field '{name}' is missing in the examples from index {indices[0]} on")
-        value, shape = examples[name], (len(indices), *field.shape)
-        if value.shape != shape or value.dtype != field.dtype:
-            raise DataError(
-                f"field '{name}' of the examples from index {indices[0]} on is {value.dtype}"
-                f" {value.shape}; expected {field.dtype} {shape}"
-            )
-        check_finite(name, value, indices)
-
-
-def check_finite(name: str, value: np.ndarray, indices: np.ndarray | None = None) -> None:
-    """Raises `DataError` naming the field and the first example that holds NaN or an infinity."""
-    if not np.issubdtype(value.dtype, np.floating) or np.isfinite(value).all():
-        return
-    row = int(np.argmin(np.isfinite(value).reshape(len(value), -1).all(axis=1)))
-    index = row if indices is None else int(indices[row])
-    raise DataError(
-        f"field '{name}' of example {index} holds NaN or a number beyond float32; remove or mend"
-        " that example"
-    )
 
 
 def _gather(source: Source, indices: np.ndarray, keys: np.ndarray | None = None) -> Examples:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from deeplearn.data.dataset import Draw, Examples
+from deeplearn.data.dataset import Draw
+from deeplearn.data.source import Examples
 from deeplearn.errors import DataError, UsageError
 
 

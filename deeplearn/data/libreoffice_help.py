@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from deeplearn.data.corpus import Pair, check_split, texts_of
-from deeplearn.data.tfds import Records
+from deeplearn.data.tfds_records import Records
 
 SPLITS = ("train", "validation", "test")
 _CODES = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deeplearn.data.dataset import Examples, Field, check_finite
+from deeplearn.data.source import Examples, Field, check_finite
 from deeplearn.errors import DataError
 
 PIXELS = "x"

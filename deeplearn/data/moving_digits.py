@@ -21,8 +21,8 @@ from typing import ClassVar
 import numpy as np
 
 from deeplearn.data.bundled import Bundled
-from deeplearn.data.dataset import Examples, Field, Source
 from deeplearn.data.permutation import example_keys, uniform
+from deeplearn.data.source import Examples, Field, Source
 from deeplearn.errors import DataError, UsageError
 
 _DRAWS = 5  # for each digit: which one, and place and velocity on each axis

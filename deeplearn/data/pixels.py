@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplearn.data.dataset import Source
+from deeplearn.data.source import Source
 
 
 @dataclass(frozen=True)

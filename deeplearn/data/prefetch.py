@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from deeplearn.data.dataset import Dataset, Examples
+from deeplearn.data.dataset import Dataset
+from deeplearn.data.source import Examples
 
 T = TypeVar("T")
 

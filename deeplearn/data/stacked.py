@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplearn.data.dataset import Examples, Field, Shuffled
+from deeplearn.data.dataset import Shuffled
+from deeplearn.data.source import Examples, Field
 
 
 @dataclass(frozen=True)

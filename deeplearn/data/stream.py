@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from deeplearn.data.dataset import Examples, Field
 from deeplearn.data.memory import scaled
 from deeplearn.data.permutation import uniform
-from deeplearn.data.tfds import Records
+from deeplearn.data.source import Examples, Field
+from deeplearn.data.tfds_records import Records
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""

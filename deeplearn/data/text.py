@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from deeplearn.data.corpus import Corpus, check_found
-from deeplearn.data.dataset import Examples, Field
 from deeplearn.data.memory import InMemory
+from deeplearn.data.source import Examples, Field
 from deeplearn.data.vocabulary import END, Bytes, Vocabulary, utf8
 from deeplearn.errors import DataError, UsageError
 

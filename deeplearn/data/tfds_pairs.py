@@ -8,7 +8,7 @@ import importlib
 from dataclasses import dataclass
 
 from deeplearn.data.corpus import Pair, texts_of
-from deeplearn.data.tfds import Records
+from deeplearn.data.tfds_records import Records
 
 
 @dataclass(frozen=True)

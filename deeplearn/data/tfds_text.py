@@ -7,7 +7,7 @@ import functools
 import importlib
 from dataclasses import dataclass
 
-from deeplearn.data.tfds import Records
+from deeplearn.data.tfds_records import Records
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deeplearn.data.dataset import Source
 from deeplearn.data.pixels import PixelRange
+from deeplearn.data.source import Source
 from deeplearn.errors import StorageError, UsageError
 from deeplearn.report import files
 

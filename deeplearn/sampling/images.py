@@ -50,6 +50,19 @@ class Request:
         if wrong:
             raise UsageError(f"{where}: the label {wrong[0]} is outside [0, {classes - 1}]")
 
+    def require_one_pass(self, where: str) -> None:
+        """Raises `UsageError` where a field is given that is for diffusion alone."""
+        asked = {
+            "guidance": self.guidance != 1,
+            "sampler": self.sampler is not None,
+            "steps": self.steps is not None,
+        }
+        for name in (name for name, given in asked.items() if given):
+            raise UsageError(
+                f"{where}: {name}={getattr(self, name)} is for diffusion; a generator draws in one"
+                f" pass, leave out {name}"
+            )
+
     def class_of(self) -> np.ndarray | None:
         """The label int32 (count,) of every sample; None without labels."""
         return np.resize(np.array(self.labels, np.int32), self.count) if self.labels else None

@@ -29,10 +29,8 @@ from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.tasks.player import DISCRIMINATOR, GENERATOR, joined, player
+from deeplearn.tasks.player_failure import broken_player, collapse
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
-
-COLLAPSED = 1e-6
-"""Logits that differ by less, relative to their size, are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -201,31 +199,12 @@ class Adversarial:
             refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
 
     def diagnose(self, metrics: Mapping[str, float]) -> str:
-        """The player that a row of training metrics shows to be broken; "" if it shows none.
-
-        Images that are not finite are the generator's fault, whatever they do to the losses of
-        both; where the images are finite, a loss is not so only by the discriminator's. Where the
-        losses are finite too, it is the player whose gradient is not: the discriminator first,
-        since the generator's gradient comes through it.
-        """
-        if not math.isfinite(metrics["fake_magnitude"]):
-            return GENERATOR
-        judged = ("generator_loss", "discriminator_loss", "discriminator_gradient_norm")
-        if not all(math.isfinite(metrics[name]) for name in judged):
-            return DISCRIMINATOR
-        return "" if math.isfinite(metrics["generator_gradient_norm"]) else GENERATOR
+        """The player that a row of training metrics shows to be broken; "" if it shows none."""
+        return broken_player(metrics)
 
     def collapse(self, metrics: Mapping[str, float]) -> str:
-        """The player that can no longer play by a row of training metrics, and why; "" if none.
-
-        A discriminator that gives all images one logit, not 0 as an untrained one may, has no
-        gradient to hand on. One that wins has: by all objectives here the generator's loss has a
-        slope where its images are recognized.
-        """
-        size = max(abs(metrics["real_logit"]), abs(metrics["fake_logit"]))
-        if metrics["logit_deviation"] < COLLAPSED * size:
-            return f"the {DISCRIMINATOR} gives all images one logit, from which nobody learns"
-        return ""
+        """The player that can no longer play by a row of training metrics, and why; "" if none."""
+        return collapse(metrics)
 
     def _labels(self, batch: Batch) -> tuple[Array, ...]:
         return (batch["label"],) if self.conditional else ()
@@ -263,16 +242,7 @@ class Adversarial:
             )
 
     def _require_possible(self, request: Request) -> None:
-        asked = {
-            "guidance": request.guidance != 1,
-            "sampler": request.sampler is not None,
-            "steps": request.steps is not None,
-        }
-        for name in (name for name, given in asked.items() if given):
-            raise UsageError(
-                f"task Adversarial: {name}={getattr(request, name)} is for diffusion; a generator"
-                f" draws in one pass, leave out {name}"
-            )
+        request.require_one_pass("task Adversarial")
         if self.conditional and not request.labels:
             raise UsageError(
                 "task Adversarial: with conditional=True every image has a class; give labels"

@@ -1,1 +1,1 @@
-"""Own TFDS builders, which prepare without TensorFlow; only `data/tfds.py` imports them."""
+"""Own TFDS builders, which prepare without TensorFlow; only `data/tfds_records.py` imports them."""

@@ -1,0 +1,53 @@
+"""Diagnosis: why a run cannot go on, by numbers that are not finite or that end all learning.
+
+The step itself refuses a bad update and marks where it did. Here that mark and the metrics become
+an error that names the step and, where a task has several parts, the part that broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import optax
+
+from deeplearn.errors import NumericsError
+from deeplearn.evaluate import values
+from deeplearn.experiment import Experiment
+from deeplearn.step import Metrics, TrainState
+from deeplearn.tasks.task import Diagnosing
+from deeplearn.types import PyTree
+
+
+def raise_if_halted(experiment: Experiment, state: TrainState, metrics: Metrics | None) -> None:
+    """Raises `NumericsError` where the step refused to go on; waits for the latest step.
+
+    Nothing has moved since, so the latest metrics tell where a task of several parts broke.
+    """
+    halted_at = int(state.control.halted_at)
+    if halted_at < 0:
+        return
+    task, culprit = experiment.task, ""
+    if isinstance(task, Diagnosing) and metrics is not None:
+        culprit = task.diagnose(values(metrics)) or _overflown(state.params, task.parts)
+    raise NumericsError(
+        f"experiment '{experiment.name}': loss, gradient or update of step {halted_at} is"
+        f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
+        " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
+    )
+
+
+def raise_if_collapsed(experiment: Experiment, step: int, row: Mapping[str, float]) -> None:
+    """Raises `NumericsError` where a part of the task is finite and can no longer learn."""
+    task = experiment.task
+    if isinstance(task, Diagnosing) and (reason := task.collapse(row)):
+        raise NumericsError(
+            f"experiment '{experiment.name}': in step {step} {reason}; start in a new"
+            " directory with a lower learning rate or another objective"
+        )
+
+
+def _overflown(params: PyTree, parts: tuple[str, ...]) -> str:
+    """The part whose parameters an update made overflow, too late for the metrics; "" if none."""
+    norms = {part: optax.tree.norm(params[part]) for part in parts}
+    return next((part for part, norm in norms.items() if not jnp.isfinite(norm)), "")

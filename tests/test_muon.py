@@ -1,0 +1,90 @@
+"""Muon: which kernels it makes orthogonal, how large its updates are, and what AdamW keeps."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_optimizers import descend
+
+from deeplearn.optimizers import Muon
+from deeplearn.schedules import Linear
+
+
+def test_muon_converges_where_parameters_are_matrices():
+    inputs, target = np.random.default_rng(0).normal(size=(2, 5, 5)).astype(np.float32)
+    loss = lambda params: jnp.square(inputs @ params["kernel"] - target).sum()  # noqa: E731
+    optimizer = Muon(learning_rate=0.1, weight_decay=0.0, schedule=Linear())
+    params = {"kernel": jnp.zeros((5, 5))}
+    end, _, _ = descend(optimizer, loss, params, steps=1000)
+    assert loss(end) < 1e-3 * loss(params)
+
+
+def test_muon_makes_the_update_of_a_kernel_orthogonal_and_as_large_as_adams():
+    generator = np.random.default_rng(0)
+    params = {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}
+    gradients = jax.tree.map(lambda p: generator.normal(size=p.shape).astype(np.float32), params)
+    optimizer = Muon(learning_rate=1.0, weight_decay=0.0)
+    updates, _ = jax.jit(optimizer.build(1).update)(
+        gradients, optimizer.build(1).init(params), params
+    )
+    matrix = -np.asarray(updates["kernel"]).reshape(72, 16)
+    # 16 orthogonal columns of 72: 0.2 · √72 each; five iterations leave up to a third.
+    singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * math.sqrt(72))
+    assert 0.6 < singular.min() < singular.max() < 1.3
+    u, _, v = np.linalg.svd(gradients["kernel"].reshape(72, 16), full_matrices=False)
+    assert np.trace((u @ v).T @ matrix) > 0.9 * np.linalg.norm(u @ v) * np.linalg.norm(matrix)
+
+
+def test_muon_takes_each_stacked_layer_alone():
+    generator = np.random.default_rng(0)
+    kernels = jnp.asarray(generator.normal(size=(2, 6, 4)), jnp.float32)
+    optimizer = Muon(learning_rate=1.0).build(1)
+
+    def update(params):
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    stacked = update({"layers": {"dense": {"kernel": kernels}}})["layers"]["dense"]["kernel"]
+    for index, kernel in enumerate(kernels):
+        alone = update({"dense": {"kernel": kernel}})["dense"]["kernel"]
+        np.testing.assert_allclose(stacked[index], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "muon"),
+    [
+        ("input", False),
+        ("output", False),
+        ("generator/input", False),
+        ("discriminator/head/output", False),
+        ("layers/blocks_0/mixer/conv", False),
+        ("hidden", True),
+        ("stage0_block1/first/conv", True),
+        ("layers/blocks_0/mixer/output", True),
+        ("layers/blocks_0/feed_forward/input", True),
+    ],
+)
+def test_muon_leaves_all_but_hidden_kernels_to_adamw(path, muon):
+    layer = {"kernel": jnp.full((2, 4, 3), 0.5), "bias": jnp.full(3, 0.5)}
+    decays = {"kernel": True, "bias": False}
+    for name in reversed(path.split("/")):
+        layer, decays = {name: layer}, {name: decays}
+    params = {**layer, "class_embedding": jnp.full((4, 3), 0.5)}
+    gradients = jax.tree.map(lambda p: jnp.cos(jnp.arange(float(p.size))).reshape(p.shape), params)
+    mask = {**decays, "class_embedding": False}
+    adamw = optax.adamw(0.1, weight_decay=0.2, nesterov=True, mask=mask)
+    ours = Muon(learning_rate=0.1, weight_decay=0.2).build(1)
+    expected, updates = (
+        optimizer.update(gradients, optimizer.init(params), params)[0]
+        for optimizer in (adamw, ours)
+    )
+    equal = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, rtol=1e-5)), expected, updates)
+    flat = {
+        jax.tree_util.keystr(key[-1:], simple=True): x
+        for key, x in jax.tree.leaves_with_path(equal)
+    }
+    assert flat == {"kernel": not muon, "bias": True, "class_embedding": True}
