@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,8 @@ Rules = tuple[tuple[str, Partition], ...]
 BATCH_AXIS = "data"
 # Splitting a leaf costs a collective of some 10 µs; below this many elements it saves nothing.
 FSDP_MIN_SIZE = 2**12
+ALIGNMENT = 64
+"""Bytes; XLA on CPU uses memory of the host that lies so without a copy of its own."""
 
 
 def make_mesh(axes: Axes, devices: list[jax.Device] | None = None) -> Mesh:
@@ -72,13 +75,30 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
-    """The rows of this process as arrays that are global over all processes."""
+    """The rows of this process as arrays that are global over all processes.
+
+    Of a single CPU they stay NumPy's, copied to where XLA reads them in place: `device_put` costs
+    0.1 ms a field, which is much beside a step of 5 ms.
+    """
     if jax.process_count() == 1:
+        devices: list[jax.Device] = list(sharding.device_set)
+        if len(devices) == 1 and devices[0].platform == "cpu":
+            placed: Any = {name: _aligned(array) for name, array in batch.items()}
+            return placed
         return jax.device_put(dict(batch), sharding)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at a multiple of `ALIGNMENT`, which NumPy does not promise."""
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def state_shardings(state: PyTree, mesh: Mesh, rules: Rules) -> PyTree:

@@ -4,11 +4,18 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from deeplearn.errors import UsageError
-from deeplearn.sharding import make_mesh, process_rows, state_shardings
+from deeplearn.sharding import (
+    batch_sharding,
+    make_mesh,
+    process_rows,
+    state_shardings,
+    to_devices,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,16 @@ def test_minus_one_takes_the_rest():
 
 def test_rows_of_the_only_process_are_all():
     assert process_rows(make_mesh((("data", 1),)), 6) == slice(0, 6)
+
+
+def test_a_batch_of_one_cpu_is_copied_once_and_read_in_place():
+    source = {"x": np.arange(1000, dtype=np.float32)[1:], "label": np.arange(7, dtype=np.int32)}
+    placed = to_devices(source, batch_sharding(make_mesh((("data", 1),))))
+    for name, array in placed.items():
+        np.testing.assert_array_equal(array, source[name])
+        assert array.dtype == source[name].dtype
+        assert not np.shares_memory(array, source[name])
+        assert jax.device_put(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
 def specs(rules, **shapes):
