@@ -249,10 +249,10 @@ def two_steps(name, devices):
     ))
     state, step = program.init(), None
     for batch in itertools.islice(program.batches(0), 2):
-        assert len(batch["x"].sharding.device_set) == devices
         step = step or program.compile(batch)
         state, metrics = step(state, batch)
         jax.block_until_ready(state)
+    assert len(state.step.sharding.device_set) == devices
     found = jax.device_get((state.params, state.collections, state.opt_state, metrics))
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(found)}
 """
