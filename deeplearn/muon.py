@@ -11,7 +11,7 @@ import re
 import optax
 from jax.typing import ArrayLike
 
-from deeplearn.parameter_paths import map_arrays
+from deeplearn.tree_paths import map_arrays
 from deeplearn.types import PyTree
 
 KERNEL = r"(^|/)(kernel|recurrent)$"

@@ -26,8 +26,8 @@ from deeplearn.clipping import clip_by_block_norm
 from deeplearn.ema import parameter_ema
 from deeplearn.errors import UsageError
 from deeplearn.muon import muon_direction
-from deeplearn.parameter_paths import map_paths
 from deeplearn.schedules import Constant, Schedule
+from deeplearn.tree_paths import map_paths
 from deeplearn.types import Array, PyTree
 
 NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deeplearn.errors import UsageError
+from deeplearn.tree_paths import path_name
 from deeplearn.types import Batch, PyTree
 
 Axes = tuple[tuple[str, int], ...]
@@ -134,11 +135,6 @@ def per_device(step: Callable, mesh: Mesh) -> Callable:
     # The gradient of replicated parameters must stay local until the weighted sum of the step;
     # with check_vma the transpose would already sum it, without weights.
     return jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
-
-
-def path_name(path: tuple) -> str:
-    """A pytree path as text, such as `params/Dense_0/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _search(pattern: str, name: str) -> bool:

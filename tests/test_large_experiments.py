@@ -14,8 +14,9 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from deeplearn.experiment import Experiment
-from deeplearn.sharding import BATCH_AXIS, FSDP_MIN_SIZE, path_name, state_shardings
+from deeplearn.sharding import BATCH_AXIS, FSDP_MIN_SIZE, state_shardings
 from deeplearn.step import TrainState, init_state, train_step
+from deeplearn.tree_paths import path_name
 
 DEVICES = 8
 PARAMETERS = {"llama_8b": 8_030_261_248, "mamba_2_8b": 2_768_345_600}

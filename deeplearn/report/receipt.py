@@ -21,6 +21,7 @@ import numpy as np
 from deeplearn.errors import DataError
 from deeplearn.report import files
 from deeplearn.report.rows import number, parse_json
+from deeplearn.tree_paths import path_name
 from deeplearn.types import PyTree
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -93,10 +94,7 @@ def state_sha256(state: PyTree) -> str:
     It depends on neither the sharding nor the containers' types. A typed PRNG key counts with its
     implementation and data. One leaf at a time is on the host.
     """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     digest = hashlib.sha256()
     for path in sorted(leaves):
         dtype, array = _fetch(leaves[path])
