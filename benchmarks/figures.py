@@ -2,13 +2,14 @@
 
     python -m benchmarks.figures
 
-Writes docs/cost.png and docs/shakespeare.png; the same files give the same bytes. It needs the
-`report` extra.
+Writes docs/cost.png, docs/players.png and docs/shakespeare.png; the same files give the same bytes.
+It needs the `report` extra.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +24,15 @@ from deeplearn.errors import DataError, Error, UsageError
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
-# Family → (its name, its colour, of the set of Okabe & Ito that colour-blind readers can tell).
-FAMILIES = {
+FAMILIES = ("rnn", "lstm", "transformer", "mamba")
+# Line → (its name, its colour, of the set of Okabe & Ito that colour-blind readers can tell).
+LINES = {
     "rnn": ("RNN", "#767676"),
     "lstm": ("LSTM", "#009E73"),
     "transformer": ("Transformer", "#0072B2"),
     "mamba": ("Mamba", "#D55E00"),
+    "generator": ("generator", "#0072B2"),
+    "discriminator": ("discriminator", "#D55E00"),
 }
 STYLE = {
     "axes.grid": True,
@@ -54,6 +58,16 @@ def read(name: str, command: str) -> dict[str, Any]:
         raise UsageError(f"{path} is missing; it is made by: {command}") from None
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}; make it again by: {command}") from None
+
+
+def read_curve(experiment: str) -> dict[str, Any]:
+    """The results of an experiment of one seed, with its metrics at every evaluation."""
+    file = f"quality_{experiment}.json"
+    command = f"python -m benchmarks.quality {experiment} --seeds=1"
+    run = read(file, command)
+    if not run.get("curve"):
+        raise DataError(f"{RESULTS / file} holds no curve; make it again by: {command}")
+    return run
 
 
 def cost() -> Figure:
@@ -82,17 +96,31 @@ def cost() -> Figure:
     return figure
 
 
+def players() -> Figure:
+    """The test losses of R3GAN's players against the step, and that of the equilibrium."""
+    curve = read_curve("r3gan_fashion_mnist")["curve"]
+    figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    ends = []
+    for name in ("generator", "discriminator"):
+        points = sorted((row["step"], row[f"{name}_loss"]) for row in curve)
+        _line(axes, name, *zip(*points, strict=True), marker="o")
+        ends.append((name, *points[-1]))
+    # Where no image is told from its partner, the relativistic loss of both is ln 2.
+    axes.axhline(math.log(2), color=STYLE["grid.color"], linestyle="--", zorder=0)
+    axes.set(title="Losses of R3GAN's players on the test set, nats", xlabel="step")
+    axes.set_xlim(left=0)
+    _label(axes, ends, "{name} {value:.2f}")
+    return figure
+
+
 def shakespeare() -> Figure:
     """Validation loss of the four language models against the characters they have read."""
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()
     ends = []
     for name in FAMILIES:
-        file = f"quality_{name}_shakespeare.json"
-        command = f"python -m benchmarks.quality {name}_shakespeare --seeds=1"
-        run = read(file, command)
-        if not run.get("curve"):
-            raise DataError(f"{RESULTS / file} holds no curve; make it again by: {command}")
+        run = read_curve(f"{name}_shakespeare")
         points = [(row["step"] * run["tokens_per_step"] / 1e6, row["loss"]) for row in run["curve"]]
         _line(axes, name, *zip(*sorted(points), strict=True))
         ends.append((name, *max(points)))
@@ -105,7 +133,11 @@ def shakespeare() -> Figure:
     return figure
 
 
-FIGURES: dict[str, Callable[[], Figure]] = {"cost": cost, "shakespeare": shakespeare}
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "cost": cost,
+    "players": players,
+    "shakespeare": shakespeare,
+}
 
 
 def draw(name: str) -> Path:
@@ -120,7 +152,7 @@ def draw(name: str) -> Path:
 
 
 def _line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float], marker: str = "") -> None:
-    axes.plot(x, y, color=FAMILIES[name][1], marker=marker)
+    axes.plot(x, y, color=LINES[name][1], marker=marker)
 
 
 def _label(
@@ -133,7 +165,7 @@ def _label(
     for name, x, value in sorted(ends, key=lambda end: end[2]):
         height = max(to_axes.transform((x, value))[1], below + gap)
         below = height
-        label, colour = FAMILIES[name]
+        label, colour = LINES[name]
         axes.annotate(
             text.format(name=label, value=value),
             (1.0, height),

@@ -47,9 +47,9 @@ def bootstrap_accuracy(accuracy: float, examples: int, draws: int = 10_000) -> t
 
 
 def curve(workdir: Path, split: str) -> list[dict]:
-    """The loss of a split at every evaluation of a run."""
+    """The metrics of a split at every evaluation of a run."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{"step": row["step"], "loss": row["loss"]} for row in rows if row["split"] == split]
+    return [row for row in rows if row.pop("split") == split]
 
 
 def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dict:

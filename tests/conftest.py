@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What most tests ask does not depend on how well XLA compiles, and half of their time is compiling.
-# Those that ask for it take the fixture `optimized`; those that start a process run what users run.
+# Those that ask for it take the fixture `optimized`; those that start a process choose.
 HASTY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() in ("1", "true")
 jax.config.update("jax_disable_most_optimizations", HASTY)
 # The same examples in every run; no deadline, since a first call compiles.
@@ -47,7 +47,7 @@ def _forget_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimized() -> Iterator[None]:
     """Programs compiled as they are in use."""
     jax.config.update("jax_disable_most_optimizations", False)

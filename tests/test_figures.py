@@ -29,6 +29,8 @@ def results(tmp_path, monkeypatch):
         write(
             tmp_path / f"quality_{name}_shakespeare.json", {"tokens_per_step": 4096, "curve": curve}
         )
+    losses = [{"step": step, "generator_loss": 1.0, "discriminator_loss": 0.4} for step in (9, 5)]
+    write(tmp_path / "quality_r3gan_fashion_mnist.json", {"curve": losses})
     return tmp_path
 
 
@@ -58,6 +60,14 @@ def test_lines_have_the_values_of_the_files_in_the_order_of_the_length(results):
     (axes,) = figures.shakespeare().axes
     assert len(axes.lines) == 4
     assert axes.lines[3].get_xydata().ravel() == pytest.approx([2.048, 1.402, 4.096, 1.401])
+
+
+def test_the_losses_of_both_players_stand_beside_the_equilibrium(results):
+    (axes,) = figures.players().axes
+    generator, discriminator, equilibrium = axes.lines
+    assert generator.get_xydata().tolist() == [[5, 1.0], [9, 1.0]]
+    assert discriminator.get_xydata().tolist() == [[5, 0.4], [9, 0.4]]
+    assert equilibrium.get_ydata() == pytest.approx([0.6931, 0.6931], abs=1e-4)
 
 
 def test_each_line_is_named_at_its_end_apart_from_the_others(results):
