@@ -7,7 +7,8 @@ stand `--count` samples, as many training images (the floor that a perfect model
 images blurred by a Gaussian of 1 pixel, the mean of each class with noise of its deviation, and
 what the untrained model draws. The judge, a classifier of another architecture and seed, says how
 often a sample is taken for the class that was asked for. Of a diffusion model DPM-Solver++(2M) of
-few steps is held against DDIM of 250. Images are compared on [0, 1], cut there.
+few steps is held against DDIM of 250, both without guidance. Images are compared on [0, 1], cut
+there.
 
 Name the classifiers by their hashes wherever a number is quoted: it means nothing elsewhere.
 """
@@ -78,6 +79,8 @@ class Images:
     def references(self, request: Request) -> dict[str, np.ndarray]:
         """Name → images that are as good as can be, and some that are not good."""
         untrained = evaluation_variables(Program(self.run.experiment).init())
+        # It knows no class to be guided to.
+        request = dataclasses.replace(request, guidance=1.0)
         found = {"training_images": self.train, "blurred": blurred(self.train)}
         if self.train_label is not None:
             found["class_means_with_noise"] = noisy_means(self.train, self.train_label)
@@ -197,7 +200,9 @@ def solvers(
     """
 
     def drawn(sampler: str, steps: int, seed: int) -> tuple[np.ndarray, Estimate]:
-        asked = dataclasses.replace(request, count=SOLVER_COUNT, sampler=sampler, steps=steps)
+        asked = dataclasses.replace(
+            request, count=SOLVER_COUNT, guidance=1.0, sampler=sampler, steps=steps
+        )
         x = features(images.draw(variables, asked, seed))
         return x, kernel_distance(real, x)
 
