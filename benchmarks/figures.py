@@ -60,13 +60,15 @@ def read(name: str, command: str) -> dict[str, Any]:
         raise DataError(f"{path} is no JSON: {error}; make it again by: {command}") from None
 
 
-def read_curve(experiment: str) -> dict[str, Any]:
-    """The results of an experiment of one seed, with its metrics at every evaluation."""
+def read_curve(experiment: str, *metrics: str) -> dict[str, Any]:
+    """The results of an experiment of one seed, with these metrics at every evaluation."""
     file = f"quality_{experiment}.json"
     command = f"python -m benchmarks.quality {experiment} --seeds=1"
     run = read(file, command)
-    if not run.get("curve"):
-        raise DataError(f"{RESULTS / file} holds no curve; make it again by: {command}")
+    if not run.get("curve") or not all(row.keys() >= set(metrics) for row in run["curve"]):
+        raise DataError(
+            f"{RESULTS / file} holds no curve of {', '.join(metrics)}; make it again by: {command}"
+        )
     return run
 
 
@@ -98,16 +100,18 @@ def cost() -> Figure:
 
 def players() -> Figure:
     """The test losses of R3GAN's players against the step, and that of the equilibrium."""
-    curve = read_curve("r3gan_fashion_mnist")["curve"]
+    losses = {name: f"{name}_loss" for name in ("generator", "discriminator")}
+    curve = read_curve("r3gan_fashion_mnist", *losses.values())["curve"]
     figure = Figure(figsize=(6.5, 2.6), layout="constrained")
     axes = figure.subplots()
     ends = []
-    for name in ("generator", "discriminator"):
-        points = sorted((row["step"], row[f"{name}_loss"]) for row in curve)
+    for name, loss in losses.items():
+        points = sorted((row["step"], row[loss]) for row in curve)
         _line(axes, name, *zip(*points, strict=True), marker="o")
         ends.append((name, *points[-1]))
     # Where no image is told from its partner, the relativistic loss of both is ln 2.
-    axes.axhline(math.log(2), color=STYLE["grid.color"], linestyle="--", zorder=0)
+    axes.axhline(math.log(2), color="#767676", linestyle="--", linewidth=1, zorder=0)
+    axes.text(0, math.log(2), " ln 2: no image told from its partner", color="#767676", va="bottom")
     axes.set(title="Losses of R3GAN's players on the test set, nats", xlabel="step")
     axes.set_xlim(left=0)
     _label(axes, ends, "{name} {value:.2f}")
@@ -120,7 +124,7 @@ def shakespeare() -> Figure:
     axes = figure.subplots()
     ends = []
     for name in FAMILIES:
-        run = read_curve(f"{name}_shakespeare")
+        run = read_curve(f"{name}_shakespeare", "loss")
         points = [(row["step"] * run["tokens_per_step"] / 1e6, row["loss"]) for row in run["curve"]]
         _line(axes, name, *zip(*sorted(points), strict=True))
         ends.append((name, *max(points)))

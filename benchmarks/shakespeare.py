@@ -33,7 +33,7 @@ def measure(name: str) -> dict:
     experiment = importlib.import_module(f"experiments.{name}").experiment()
     program = Program(experiment)
     batches = program.batches(0)
-    batch = next(batches)
+    batch = jax.device_put(next(batches))
     batches.close()
     step, state = program.compile(batch), program.init()
     seconds = []

@@ -32,7 +32,7 @@ class Turns(Hook):
     """
 
     def __init__(self, program: Program, length: int):
-        self._batch = next(program.batches(0))
+        self._batch = jax.device_put(next(program.batches(0)))
         self._step = program.compile(self._batch)
         self._state = program.init()
         self._length = length

@@ -86,7 +86,7 @@ class Program:
         return jitted.lower(self.shapes, batch).compile()
 
     def batches(self, start: int) -> Generator[Batch]:
-        """The batches of every call from step `start` on, placed on the devices ahead of use."""
+        """The batches of every call from step `start` on, placed ahead of use."""
         experiment, steps = self.experiment, self.experiment.steps_per_call
         dataset = Stacked(self.dataset, steps) if steps > 1 else self.dataset
         sharding = batch_sharding(self.mesh, leading=int(steps > 1))

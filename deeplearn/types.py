@@ -21,7 +21,7 @@ from flax import struct
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
-"""One batch: field name → array whose leading axis is B."""
+"""One batch: field name → array whose leading axis is B; of one CPU NumPy's, outside of jit."""
 Variables = Mapping[str, PyTree]
 """Collection name → pytree; `params` is one of the collections."""
 

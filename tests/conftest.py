@@ -72,6 +72,7 @@ def run_on_devices() -> Callable[..., str]:
     def run(count: int, script: str, timeout: float = 100) -> str:
         environment = {
             **os.environ,
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(HASTY)),
             "JAX_NUMPY_RANK_PROMOTION": "raise",
             "JAX_PLATFORMS": "cpu",
             # Fewer threads than devices can deadlock in a collective (jax 0.10 on 2 cores).

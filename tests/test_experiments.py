@@ -87,6 +87,7 @@ SMALL_DECODER = [
 SHRUNK = {
     "alexnet_fashion_mnist": SMALL_ALEXNET,
     "alexnet_imagenet": [*SMALL_ALEXNET, "train.size=80", "evaluation.validation.size=80"],
+    # Nine channels: see SMALL_UNET.
     "dcgan_fashion_mnist": ["task.generator.channels=(9,9)", "task.discriminator.channels=(9,9)"],
     "deep_mlp": ["task.model.hidden=(8,8,8)"],
     "diffusion_emoji": [*FLAT_UNET, "train.size=8", "evaluation.test.size=8"],
@@ -99,6 +100,7 @@ SHRUNK = {
         "train.size=8",
         "evaluation.validation.size=8",
     ],
+    # Muon, which takes long to compile, is left to diffusion_fashion_mnist.
     "flow_fashion_mnist": [*FLAT_UNET, *FEW_IMAGES, "optimizer.elementwise=."],
     "gan_gaussians": [
         "task.generator.hidden=(8,)",

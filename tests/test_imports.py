@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import graphlib
 import subprocess
 import sys
@@ -254,3 +255,18 @@ run = train(
 print(int(run.state.step))
 """
     assert run(script, str(tmp_path)).splitlines()[-1] == "3"
+
+
+def test_the_readme_lists_every_module_at_its_level():
+    block = re.search(r"```\n(0  types.*?)```", (ROOT / "README.md").read_text(), re.S)
+    listed: dict[int, str] = {}
+    for line in block[1].splitlines():
+        number, words = line[:2].strip(), line[2:]
+        level = int(number) if number else level
+        listed[level] = f"{listed.get(level, '')} {words}"
+    for path in sorted((ROOT / "deeplearn").iterdir()):
+        name = path.stem
+        if name.startswith("__") or path.suffix not in ("", ".py"):
+            continue
+        level = LEVELS[f"deeplearn.{name}"]
+        assert re.search(rf"\b{name}\b", listed[level]), f"{name} is not at level {level}"
