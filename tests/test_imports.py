@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -260,6 +260,7 @@ print(int(run.state.step))
 def test_the_readme_lists_every_module_at_its_level():
     block = re.search(r"```\n(0  types.*?)```", (ROOT / "README.md").read_text(), re.S)
     listed: dict[int, str] = {}
+    level = 0
     for line in block[1].splitlines():
         number, words = line[:2].strip(), line[2:]
         level = int(number) if number else level
