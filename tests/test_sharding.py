@@ -193,6 +193,16 @@ print([kernel.addressable_shards[0].data.shape for kernel in kernels])
     assert "'all-gather'" in output and "'collective-permute'" not in output
 
 
+def test_one_device_gives_its_result_in_every_form(run_on_devices, reference):
+    script = f"""
+check("per_device", "{reference}", per_device=True)
+check("steps_per_call", "{reference}", steps_per_call=3)
+check("fsdp", "{reference}", rules=FSDP)
+"""
+    output = run_on_devices(1, COMMON + AGREES + script)
+    assert "steps_per_call []" in output and "fsdp []" in output
+
+
 def test_batch_statistics_of_devices_are_averaged(run_on_devices):
     """With `per_device` each device normalizes by its own rows; the statistics are means."""
     script = """
