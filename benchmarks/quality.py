@@ -49,7 +49,11 @@ def bootstrap_accuracy(accuracy: float, examples: int, draws: int = 10_000) -> t
 def curve(workdir: Path, split: str) -> list[dict]:
     """The metrics of a split at every evaluation of a run."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [row for row in rows if row.pop("split") == split]
+    return [
+        {name: value for name, value in row.items() if name != "split"}
+        for row in rows
+        if row["split"] == split
+    ]
 
 
 def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dict:

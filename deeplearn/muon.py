@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 
 from deeplearn.tree_paths import map_arrays
-from deeplearn.types import PyTree
+from deeplearn.types import Array, PyTree
 
 KERNEL = r"(^|/)(kernel|recurrent)$"
 """Paths of the arrays that are matrices."""
@@ -26,8 +26,8 @@ def muon_direction(
 ) -> optax.GradientTransformation:
     """From the gradient to the ascent direction, without weight decay.
 
-    `momentum` is that of the matrices, `b1` and `b2` are AdamW's. The paths in which the pattern
-    `elementwise` is found are of kernels left to AdamW.
+    `momentum` is that of the matrices, `b1` and `b2` are AdamW's, `eps` is that of both. The paths
+    in which the pattern `elementwise` is found are of kernels left to AdamW.
     """
     return optax.contrib.muon(
         learning_rate=-1.0,  # `Optimizer.build` applies the rate and the sign
@@ -43,11 +43,12 @@ def muon_direction(
 def _matrices(params: PyTree, elementwise: str) -> PyTree:
     """The axes of the matrix that a parameter is; None for those of AdamW."""
 
-    def matrix(path: str, ndim: int) -> optax.contrib.MuonDimensionNumbers | None:
+    def matrix(path: str, array: Array) -> optax.contrib.MuonDimensionNumbers | None:
         first = 1 if re.search(STACK, path) else 0
         hidden = re.search(KERNEL, path) and not re.search(elementwise, path)
-        if not hidden or ndim - first < 2:
+        last = array.ndim - 1
+        if not hidden or last <= first:
             return None
-        return optax.contrib.MuonDimensionNumbers(tuple(range(first, ndim - 1)), (ndim - 1,))
+        return optax.contrib.MuonDimensionNumbers(tuple(range(first, last)), (last,))
 
-    return map_arrays(lambda path, array: matrix(path, array.ndim), params)
+    return map_arrays(matrix, params)

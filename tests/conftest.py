@@ -92,3 +92,22 @@ def run_on_devices() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TFDS directory with a tabular set in it."""
+    from records import digits
+
+    root = tmp_path_factory.mktemp("tfds")
+    assert len(digits(root)) == 1249
+    return root
+
+
+@pytest.fixture
+def copied(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be broken; without the arrays beside the records."""
+    subprocess.run(["cp", "-r", f"{prepared}/.", tmp_path], check=True)
+    for path in tmp_path.rglob("arrays-*"):
+        path.unlink()
+    return tmp_path

@@ -6,46 +6,21 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import linen as nn
+from games import LATENT, NORMED, ROWS, game, points
 
 from deeplearn.adversarial_losses import LOSSES, interpolated_penalty, zero_centered_penalty
 from deeplearn.errors import DataError, UsageError
-from deeplearn.layers.normalization import BatchNorm
 from deeplearn.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from deeplearn.models.gan import MLPDiscriminator, MLPGenerator
 from deeplearn.sampling.images import Request
-from deeplearn.step import init_state, train_step
 from deeplearn.tasks.adversarial import Adversarial
 from deeplearn.tasks.player import player
-
-ROWS, LATENT = 6, 3
-
-
-class NormedGenerator(nn.Module):
-    @nn.compact
-    def __call__(self, z, label=None, *, train=False):
-        return nn.Dense(2)(nn.tanh(BatchNorm()(nn.Dense(4)(z), train=train)))
-
-
-class NormedDiscriminator(nn.Module):
-    @nn.compact
-    def __call__(self, image, label=None, *, train=False):
-        return nn.Dense(1)(nn.tanh(BatchNorm()(nn.Dense(4)(image), train=train)))[:, 0]
-
-
-def game(**fields):
-    return Adversarial(MLPGenerator((8,)), MLPDiscriminator((8,)), latent=LATENT, **fields)
-
-
-NORMED = Adversarial(NormedGenerator(), NormedDiscriminator(), latent=LATENT)
 
 
 @pytest.fixture
 def batch():
-    x = np.random.default_rng(0).normal(size=(ROWS, 2))
-    return {"x": jnp.asarray(x, jnp.float32), "label": jnp.arange(ROWS) % 3}
+    return points()
 
 
 def start(task, key, batch):
@@ -268,59 +243,6 @@ def test_evaluation_is_a_function_of_the_variables(batch, key):
     assert set(one) == {"loss", "generator_loss", "discriminator_loss", "real_logit", "fake_logit"}
     for name, mean in one.items():
         np.testing.assert_allclose(mean.value, two[name].value, rtol=1e-5)
-
-
-def rows(task, key, batch):
-    """The state before the first step of a game, and a function: parameters → metrics of a step."""
-    optimizer = optax.identity()
-    state = jax.jit(lambda key: init_state(task, optimizer, key, batch))(key)
-    step = jax.jit(lambda state: train_step(task, optimizer, state, batch)[1])
-
-    def row(params):
-        metrics = step(dataclasses.replace(state, params=params))
-        return {name: float(mean.value) for name, mean in metrics.items()}
-
-    return state, row
-
-
-@pytest.mark.parametrize("task", [game(), NORMED], ids=["plain", "normed"])
-def test_a_broken_player_is_named(task, batch, key):
-    """Also where BatchNorm of the discriminator mixes broken images into real ones."""
-    state, row = rows(task, key, batch)
-    assert task.diagnose(row(state.params)) == ""
-    for name in task.parts:
-        broken = jax.tree.map(lambda p: p * jnp.nan, state.params[name])
-        assert task.diagnose(row({**state.params, name: broken})) == name
-
-
-@jax.custom_vjp
-def steep(x):
-    """x, with an infinite slope."""
-    return x
-
-
-steep.defvjp(lambda x: (x, None), lambda _, dy: (dy * jnp.inf,))
-
-
-class SteepGenerator(MLPGenerator):
-    def __call__(self, z, label=None, *, train=False):
-        return steep(super().__call__(z, label, train=train))
-
-
-class SteepDiscriminator(MLPDiscriminator):
-    def __call__(self, image, label=None, *, train=False):
-        return steep(super().__call__(image, label, train=train))
-
-
-@pytest.mark.parametrize("player", [SteepGenerator((8,)), SteepDiscriminator((8,))])
-def test_a_player_whose_gradient_alone_is_not_finite_is_named(player, batch, key):
-    """The discriminator's makes that of the generator infinite too, which comes through it."""
-    name = "generator" if isinstance(player, SteepGenerator) else "discriminator"
-    task = dataclasses.replace(game(), **{name: player})
-    state, row = rows(task, key, batch)
-    found = row(state.params)
-    assert np.isfinite(found["loss"]) and not np.isfinite(found["generator_gradient_norm"])
-    assert task.diagnose(found) == name
 
 
 @pytest.mark.parametrize(

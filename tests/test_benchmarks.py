@@ -52,6 +52,21 @@ def test_coverage_is_that_of_what_a_run_draws(modes, monkeypatch):
     assert found["within_3_deviations"] == pytest.approx(modes / 25 * (1 - np.exp(-4.5)), abs=0.008)
 
 
+def test_the_curve_of_a_split_is_all_its_metrics_at_every_evaluation(tmp_path):
+    rows = [
+        {"step": 2, "split": "train", "loss": 4.0},
+        {"step": 2, "split": "test", "loss": 3.0, "accuracy": 0.25},
+        {"step": 4, "split": "validation", "loss": 2.5},
+        {"step": 4, "split": "test", "loss": 2.0, "accuracy": 0.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert quality.curve(tmp_path, "test") == [
+        {"step": 2, "loss": 3.0, "accuracy": 0.25},
+        {"step": 4, "loss": 2.0, "accuracy": 0.5},
+    ]
+    assert quality.curve(tmp_path, "train") == [{"step": 2, "loss": 4.0}]
+
+
 def test_translations_are_printed_with_the_metrics(monkeypatch, tmp_path, capsys):
     examples = [{"source": f"s{i}", "reference": f"r{i}", "translation": f"t{i}"} for i in range(8)]
     result = {"test": {"bleu": {"mean": 9}}, "examples": examples}

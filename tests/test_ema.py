@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_optimizers import PARAMS, descend, one_update, quadratic
+from descent import PARAMS, descend, one_update, quadratic
 
 from deeplearn.ema import ParameterEma, find_ema, parameter_ema
 from deeplearn.errors import UsageError

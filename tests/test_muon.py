@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_optimizers import descend
+from descent import descend
 
 from deeplearn.optimizers import Muon
 from deeplearn.schedules import Linear

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from descent import GRADIENTS, PARAMS, descend, one_update, quadratic
 
 from deeplearn import optimizers
 from deeplearn.ema import find_ema
@@ -40,33 +41,6 @@ ALL = [
 IDS = [f"{type(o).__name__}{'-nesterov' * getattr(o, 'nesterov', False)}" for o in ALL]
 every_optimizer = pytest.mark.parametrize("optimizer", ALL, ids=IDS)
 
-PARAMS = {
-    "embed": {"embedding": jnp.full((4, 3), 0.5)},
-    "dense": {"kernel": jnp.arange(6.0).reshape(3, 2) / 5 - 0.4, "bias": jnp.asarray([0.3, -0.7])},
-    "norm": {"scale": jnp.ones(2)},
-    "ssm": {"A_log": jnp.ones(3), "D": jnp.ones(3), "dt_bias": jnp.ones(3)},
-}
-GRADIENTS = jax.tree.map(lambda p: jnp.cos(7 * p) + 0.1, PARAMS)
-
-
-def descend(optimizer, loss, params, steps):
-    """The parameters after `steps` steps, and the final state of the optimizer."""
-    transform = optimizer.build(steps)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = transform.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), params
-
-    run = jax.jit(lambda params: jax.lax.scan(step, (params, transform.init(params)), length=steps))
-    (params, state), history = run(params)
-    return params, state, history
-
-
-def one_update(optimizer, gradients=GRADIENTS):
-    transform = optimizer.build(10)
-    return jax.jit(transform.update)(gradients, transform.init(PARAMS), PARAMS)[0]
-
 
 def trajectory(transform, gradient, steps=3):
     """The parameters after `steps` steps from `PARAMS` with gradient(params)."""
@@ -76,11 +50,6 @@ def trajectory(transform, gradient, steps=3):
         updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
     return params
-
-
-def quadratic(params):
-    scales = jnp.asarray([1.0, 3.0, 10.0])
-    return (scales * jnp.square(params["w"] - 1.0)).sum()
 
 
 def rosenbrock(params):
@@ -245,18 +214,6 @@ def test_clip_norm_bounds_the_gradient_and_keeps_its_direction(scale):
     expected = jax.tree.map(lambda g: -g * min(1.0, 0.7 / norm), gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
     assert optax.tree.norm(updates) <= 0.7 * (1 + 1e-5)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
-def test_clip_block_norm_bounds_every_array_for_itself(scale):
-    gradients = {**GRADIENTS, "norm": jax.tree.map(lambda g: scale * g, GRADIENTS["norm"])}
-    updates = one_update(SGD(learning_rate=1.0, clip_block_norm=0.7), gradients=gradients)
-
-    def check(update, gradient):
-        norm = np.linalg.norm(gradient)
-        np.testing.assert_allclose(update, -gradient * min(1.0, 0.7 / max(norm, 1e-9)), rtol=1e-5)
-
-    jax.tree.map(check, updates, gradients)
 
 
 def test_clipping_comes_before_the_coupled_decay():

@@ -45,6 +45,17 @@ def test_labels_are_held_against_the_classes_of_a_model():
         Request(labels=(1,)).require_classes(0, "task")
 
 
+@pytest.mark.parametrize("asked", [{"guidance": 2.0}, {"sampler": "heun"}, {"steps": 18}])
+def test_what_is_for_diffusion_alone_is_refused_where_a_pass_draws_all(asked):
+    Request(9, labels=(0,), shape=(3,)).require_one_pass("task")
+    ((name, value),) = asked.items()
+    with pytest.raises(UsageError) as refused:
+        Request(labels=(0,), **asked).require_one_pass("task")
+    assert str(refused.value) == (
+        f"task: {name}={value} is for diffusion; a generator draws in one pass, leave out {name}"
+    )
+
+
 def test_every_point_of_an_interpolation_is_as_likely_as_its_ends(key):
     """The straight line would have half the variance in its middle. 20,000 draws, 5 errors."""
     first, last = jax.random.normal(key, (2, 20_000, 1))

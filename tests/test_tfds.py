@@ -2,49 +2,18 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from records import digits, record_file
 
-from deeplearn.data.builders import tabular
 from deeplearn.data.bundled import Bundled
 from deeplearn.data.dataset import Sequential, Shuffled
 from deeplearn.data.source import Field
 from deeplearn.data.stream import TfdsImages
 from deeplearn.data.tfds import Tfds
 from deeplearn.errors import DataError
-
-TABULAR = (("x", "x"), ("label", "label"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Path:
-    """A TFDS directory with a tabular set in it."""
-    root = tmp_path_factory.mktemp("tfds")
-    assert len(digits(root)) == 1249
-    return root
-
-
-@pytest.fixture
-def copied(prepared, tmp_path) -> Path:
-    """A copy of it that may be broken; without the arrays beside the records."""
-    subprocess.run(["cp", "-r", f"{prepared}/.", tmp_path], check=True)
-    for path in tmp_path.rglob("arrays-*"):
-        path.unlink()
-    return tmp_path
-
-
-def digits(root: Path, split: str = "train", **options) -> Tfds:
-    options = {"fields": TABULAR, "data_dir": str(root), **options}
-    return Tfds("tabular/digits", split, **options)
-
-
-def record_file(root: Path) -> Path:
-    return next(root.rglob("*-train.array_record-*"))
 
 
 @pytest.fixture
@@ -167,19 +136,6 @@ def test_what_was_prepared_equals_its_source(prepared):
         assert source.digest == bundled.digest and source.spec == bundled.spec
 
 
-def test_a_dataset_that_another_process_prepares_first_is_read(tmp_path, monkeypatch):
-    generators, other = tabular.Builder._split_generators, []
-
-    def overtaken(builder, manager):
-        if not other:  # while this one prepares, another begins and comes to its end
-            other.append(digits(tmp_path))
-            assert len(other[0]) == 1249
-        return generators(builder, manager)
-
-    monkeypatch.setattr(tabular.Builder, "_split_generators", overtaken)
-    assert len(digits(tmp_path)) == 1249 and other
-
-
 def test_the_second_reading_uses_the_arrays_beside_the_records(copied, monkeypatch):
     first = digits(copied)
     digest = first.digest
@@ -218,65 +174,6 @@ def test_a_directory_that_cannot_be_written_is_read_all_the_same(copied, monkeyp
     assert not list(copied.rglob("arrays-*"))
 
 
-@pytest.mark.parametrize("keep", [0, 100, 150_000])
-def test_a_truncated_record_file_is_refused(copied, keep):
-    path = record_file(copied)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"array_record.* holds 0 of 1249 records"):
-        len(digits(copied))
-
-
-def test_a_missing_record_file_is_refused(copied):
-    record_file(copied).unlink()
-    with pytest.raises(DataError, match="holds 0 of 1249 records"):
-        len(digits(copied))
-
-
-def test_a_corrupt_record_is_refused(copied):
-    path = record_file(copied)
-    content = bytearray(path.read_bytes())
-    content[5000] ^= 4
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"tabular/digits/train from 0 to 1248 cannot be read"):
-        len(digits(copied))
-
-
-def test_unknown_splits_features_versions_and_names_are_refused(prepared):
-    for options, message in [
-        ({"split": "valid"}, "no split 'valid'.*'validation'"),
-        ({"fields": (("x", "features"), *TABULAR)}, "no feature 'features'"),
-        ({"version": "7.0.0"}, "'tabular/digits' cannot be prepared: .*7.0.0"),
-    ]:
-        with pytest.raises(DataError, match=message):
-            len(digits(prepared, **options))
-    with pytest.raises(DataError, match="no dataset 'cifar1O'; did you mean 'cifar10'"):
-        len(Tfds("cifar1O", data_dir=str(prepared)))
-    with pytest.raises(DataError, match="no dataset 'zzzzzz'$"):
-        len(Tfds("zzzzzz", data_dir=str(prepared)))
-
-
-def test_missing_data_name_the_command_that_brings_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    command = (
-        "run: uv run --no-project --with tensorflow-cpu --with tensorflow-datasets"
-        ' --with importlib_resources python -c "import tensorflow_datasets as tfds;'
-        f" tfds.builder('cifar10', data_dir='{tmp_path}',"
-        " file_format='array_record').download_and_prepare()\""
-    )
-    with pytest.raises(DataError) as missing:
-        len(Tfds("cifar10"))
-    assert str(missing.value) == f"dataset 'cifar10' is missing in {tmp_path}; {command}"
-    with pytest.raises(DataError, match=f"put its source files in {tmp_path}/downloads/manual and"):
-        len(TfdsImages("imagenet2012"))
-
-
-def test_a_format_without_random_access_is_named(copied):
-    info = next(copied.rglob("dataset_info.json"))
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DataError, match="prepared as tfrecord, which has no random access"):
-        len(digits(copied))
-
-
 def test_the_digest_of_a_stream_is_that_of_its_files(copied):
     options = {"data_dir": str(copied)}
     digest = TfdsImages("tabular/digits", **options).digest
@@ -284,19 +181,6 @@ def test_the_digest_of_a_stream_is_that_of_its_files(copied):
     assert digest != TfdsImages("tabular/digits", "test", **options).digest
     os.utime(record_file(copied), (1, 1))
     assert digest == TfdsImages("tabular/digits", **options).digest
-
-
-def test_no_tensorflow_is_imported(prepared):
-    script = (
-        "import sys\n"
-        "from deeplearn.data.tfds import Tfds\n"
-        f"source = Tfds('tabular/digits', 'train[:5]', data_dir={str(prepared)!r},\n"
-        f"    fields={TABULAR!r})\n"
-        "print(len(source), 'tensorflow' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "5 False\n", done.stderr
-    assert "OpenCV" not in done.stderr
 
 
 def test_png_images_come_back_as_they_went_in(tmp_path):

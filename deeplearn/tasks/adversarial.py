@@ -29,7 +29,7 @@ from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.tasks.player import DISCRIMINATOR, GENERATOR, joined, player
-from deeplearn.tasks.player_failure import broken_player, collapse
+from deeplearn.tasks.player_failure import broken_player, collapsed_player
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
 
 
@@ -199,12 +199,12 @@ class Adversarial:
             refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
 
     def diagnose(self, metrics: Mapping[str, float]) -> str:
-        """The player that a row of training metrics shows to be broken; "" if it shows none."""
+        """`broken_player` of a row of training metrics."""
         return broken_player(metrics)
 
     def collapse(self, metrics: Mapping[str, float]) -> str:
-        """The player that can no longer play by a row of training metrics, and why; "" if none."""
-        return collapse(metrics)
+        """`collapsed_player` of a row of training metrics."""
+        return collapsed_player(metrics)
 
     def _labels(self, batch: Batch) -> tuple[Array, ...]:
         return (batch["label"],) if self.conditional else ()

@@ -31,8 +31,8 @@ def broken_player(metrics: Mapping[str, float]) -> str:
     return "" if math.isfinite(metrics["generator_gradient_norm"]) else GENERATOR
 
 
-def collapse(metrics: Mapping[str, float]) -> str:
-    """The player that can no longer play by a row of training metrics, and why; "" if none.
+def collapsed_player(metrics: Mapping[str, float]) -> str:
+    """The player that a row of training metrics shows to be collapsed, and how; "" if none.
 
     A discriminator that gives all images one logit, not 0 as an untrained one may, has no gradient
     to hand on. One that wins has: by all objectives of `adversarial_losses` the generator's loss
