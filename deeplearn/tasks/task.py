@@ -1,7 +1,7 @@
 """The task protocol: a pure loss over variables, with its evaluation.
 
 A task knows the model and the loss. It knows no optimizer, no mesh, no dataset and does no input or
-output; every method but `check` and `diagnose` can be traced by JAX.
+output; every method but `check`, `diagnose` and `collapse` can be traced by JAX.
 """
 
 from __future__ import annotations
