@@ -50,13 +50,18 @@ def diffusion(tmp_path_factory) -> Run:
     return train(experiment, tmp_path_factory.mktemp("diffusion"))
 
 
-@pytest.fixture(scope="module")
-def result(diffusion, classifiers):
+def measured(run, classifiers, **options):
+    """The result of 60 samples; of few solver steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "SOLVER_COUNT", 60)
         patch.setattr(generation, "MANY_STEPS", 60)
-        request = dataclasses.replace(overview(diffusion.experiment), count=60)
-        return generation.measure(diffusion, *classifiers, request)
+        request = dataclasses.replace(overview(run.experiment), count=60, **options)
+        return generation.measure(run, *classifiers, request)
+
+
+@pytest.fixture(scope="module")
+def result(diffusion, classifiers):
+    return measured(diffusion, classifiers)
 
 
 def test_training_images_are_the_floor_and_the_rest_lies_above(result):
@@ -112,6 +117,16 @@ def test_a_fast_solver_is_held_against_a_slow_one(result):
         value, error = each["difference"]["value"], each["difference"]["standard_error"]
         assert value == pytest.approx(each["value"] - found["ddim_60"]["value"])
         assert each["within_two_standard_errors"] == (abs(value) <= 2 * error)
+
+
+def test_guidance_is_for_the_samples_alone(result, diffusion, classifiers):
+    """Solvers, and an untrained model, are compared without it."""
+    found = measured(diffusion, classifiers, guidance=3.0)
+    assert found["solvers"] == result["solvers"]
+    differ = {
+        name for name, each in found["distances"].items() if each != result["distances"][name]
+    }
+    assert differ == {"samples"}
 
 
 def test_a_judge_of_the_same_model_and_seed_is_refused_whatever_it_has_learned(classifiers):
