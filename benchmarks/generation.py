@@ -80,11 +80,16 @@ class Images:
         """Name → images that are as good as can be, and some that are not good."""
         untrained = evaluation_variables(Program(self.run.experiment).init())
         # It knows no class to be guided to.
-        request = dataclasses.replace(request, guidance=1.0)
+        request = unguided(request)
         found = {"training_images": self.train, "blurred": blurred(self.train)}
         if self.train_label is not None:
             found["class_means_with_noise"] = noisy_means(self.train, self.train_label)
         return {**found, "untrained_model": self.draw(untrained, request)}
+
+
+def unguided(request: Request) -> Request:
+    """The same request without guidance."""
+    return dataclasses.replace(request, guidance=1.0, guidance_interval=None)
 
 
 def blurred(images: np.ndarray, deviation: float = 1.0) -> np.ndarray:
@@ -201,7 +206,7 @@ def solvers(
 
     def drawn(sampler: str, steps: int, seed: int) -> tuple[np.ndarray, Estimate]:
         asked = dataclasses.replace(
-            request, count=SOLVER_COUNT, guidance=1.0, sampler=sampler, steps=steps
+            unguided(request), count=SOLVER_COUNT, sampler=sampler, steps=steps
         )
         x = features(images.draw(variables, asked, seed))
         return x, kernel_distance(real, x)
@@ -229,10 +234,13 @@ def main() -> int:
     parser.add_argument("--judge", required=True, help="the run that says the classes")
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance_interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
     parser.add_argument("--sampler")
     parser.add_argument("--steps", type=int)
     flags = parser.parse_args()
     options = {name: getattr(flags, name) for name in ("count", "guidance", "sampler", "steps")}
+    if flags.guidance_interval is not None:
+        options["guidance_interval"] = tuple(flags.guidance_interval)
     try:
         run = load(flags.workdir)
         features, judge = Features(load(flags.features)), Features(load(flags.judge))

@@ -26,6 +26,7 @@ SAMPLING = {
 }
 DRAWING = {
     "guidance": Flag("how far towards the class; default 1", "W", flags.DEFINE_float),
+    "guidance_interval": Flag("at noise over signal in here only; default everywhere", "LOW,HIGH"),
     "sampler": Flag("the method of a diffusion model, such as heun", "NAME"),
     "steps": Flag("the steps of that method; default 20", "N", flags.DEFINE_integer),
 }
@@ -130,6 +131,8 @@ def _draw(run: Any, values: Any) -> int:
     rng = jax.random.key(given.pop("seed", 0))
     if "label" in given:
         given["labels"] = (given.pop("label"),)
+    if "guidance_interval" in given:
+        given["guidance_interval"] = _interval(given["guidance_interval"])
     request = dataclasses.replace(generation.overview(run.experiment), **given)
     columns, variables = generation.columns(request), evaluation_variables(run.state)
     x = generation.generate(run.experiment, variables, request, rng)
@@ -145,6 +148,16 @@ def _draw(run: Any, values: Any) -> int:
         path = generation.denoising_path(run.experiment, variables, few, rng)
         print(gallery.animate(f"denoising{suffix}", path, columns))
     return 0
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--guidance_interval={text} is not two numbers; give them as in 0.3,3"
+        ) from None
+    return low, high
 
 
 def _predict(run: Any, values: Any) -> int:

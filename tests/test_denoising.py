@@ -220,6 +220,24 @@ def test_guidance_goes_beyond_the_class_and_weight_0_is_the_model_without(key):
     np.testing.assert_allclose(task.sample(variables, key, guided), free, atol=1e-4)
 
 
+@two_processes
+def test_guidance_at_some_levels_lies_between_that_at_all_and_at_none(key, name):
+    task = small(name, label_dropout=0.1)
+    variables = variables_of(task, key)
+
+    def draw(**fields):
+        request = Request(5, (1,), (2,), steps=6, **fields)
+        return np.asarray(task.sample(variables, key, request))
+
+    none, everywhere = draw(), draw(guidance=3.0)
+    np.testing.assert_array_equal(draw(guidance=3.0, guidance_interval=(1e6, 1e7)), none)
+    whole = draw(guidance=3.0, guidance_interval=(0.0, float("inf")))
+    np.testing.assert_allclose(whole, everywhere, atol=1e-5)
+    middle = draw(guidance=3.0, guidance_interval=(0.1, 1.0))
+    for other in (none, everywhere):
+        assert np.abs(middle - other).max() > 1e-3
+
+
 def test_the_path_begins_near_the_latents_and_ends_in_the_sample(key):
     task = small("exploding", label_dropout=0.1)
     variables, request = variables_of(task, key), Request(5, shape=(2,), steps=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from deeplearn.sampling.diffusion import (
     Heun,
     Inversion,
 )
-from deeplearn.sampling.guidance import guided, inpainting
+from deeplearn.sampling.guidance import guided, inpainting, within
 
 LINE = Mixture(((-0.6,), (0.8,)), (0.5, 0.4), (0.4, 0.6))
 PLANE = Mixture(((-1.0, 0.5), (1.0, 0.0), (0.0, -1.0)), (0.3, 0.2, 0.4), (0.3, 0.3, 0.4))
@@ -156,6 +157,35 @@ def test_guidance_of_weight_one_is_the_conditional_model_to_the_bit(key):
     far = free(x, level) + 3 * (conditional(x, level) - free(x, level))
     np.testing.assert_allclose(guided(conditional, free, 3.0)(x, level), far, atol=1e-5)
     np.testing.assert_allclose(guided(conditional, free, 0.0)(x, level), free(x, level), atol=1e-5)
+
+
+@every_process
+def test_a_denoiser_within_an_interval_is_evaluated_there_and_only_there(name):
+    """The noisiest level may have no signal at all (α = 0); the bounds are (low, high]."""
+    process, called = PROCESSES[name], []
+
+    def constant(value):
+        def denoise(x, level):
+            jax.debug.callback(lambda: called.append(value))
+            return jnp.full_like(x, value)
+
+        return denoise
+
+    levels = process.grid(8)[:-1]
+    alpha, sigma = map(np.asarray, process.alpha_sigma(levels[1:]))
+    ratio = sigma / alpha
+    between = (ratio[4] + ratio[5]) / 2, (ratio[0] + ratio[1]) / 2
+    for interval, inside in (
+        (between, range(2, 6)),
+        ((0.0, between[1]), range(2, 8)),
+        ((0.0, math.inf), range(8)),
+    ):
+        called.clear()
+        denoise = jax.jit(within(process, interval, constant(1.0), constant(0.0)))
+        found = [float(denoise(jnp.zeros((2, 2)), level)[0, 0]) for level in levels]
+        jax.effects_barrier()
+        assert found == [float(number in inside) for number in range(len(levels))]
+        assert called == found
 
 
 @every_process

@@ -168,9 +168,10 @@ def test_samples_of_a_gan_are_written_and_named(gan, sample):
 
 
 def test_samples_of_diffusion_come_with_the_way_there(diffusion, sample):
-    words = ("--steps=3", "--sampler=heun", "--guidance=2", "--label=0", "--count=4")
+    words = ["--steps=3", "--sampler=heun", "--guidance=2", "--label=0", "--count=4"]
+    words.append("--guidance_interval=0.1,2")
     code, out, err = sample(diffusion, *words)
-    suffix = "_count=4_label=0_guidance=2.0_sampler=heun_steps=3"
+    suffix = "_count=4_label=0_guidance=2.0_guidance_interval=0.1,2_sampler=heun_steps=3"
     names = (f"samples{suffix}.png", f"interpolation{suffix}.png", f"denoising{suffix}.gif")
     assert (code, err) == (0, "")
     assert out.split() == [str(diffusion.workdir / "samples" / name) for name in names]
@@ -204,6 +205,8 @@ def test_clips_move(clips, sample):
         ("gan", ["--prompt=a"], "no use for --prompt: the task of this run is Adversarial"),
         ("diffusion", ["--sampler=hoin"], "unknown sampler 'hoin'"),
         ("diffusion", ["--steps=0"], "steps=0 must be 1 or more"),
+        ("diffusion", ["--guidance_interval=3"], "--guidance_interval=3 is not two numbers"),
+        ("diffusion", ["--guidance_interval=1,3"], "guidance=1 is none"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_one_line(name, words, wanted, request, sample):

@@ -21,6 +21,9 @@ def test_labels_are_taken_in_turn_and_parts_go_on_where_the_last_one_ended():
     assert Request(5).class_of() is None and Request(5).part(1, 3) == Request(2)
 
 
+GUIDED = {"guidance": 2.0, "labels": (0,)}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -29,6 +32,10 @@ def test_labels_are_taken_in_turn_and_parts_go_on_where_the_last_one_ended():
         ({"steps": 0}, "steps=0 must be 1 or more"),
         ({"guidance": 2.0}, "guidance=2.0 needs a label"),
         ({"guidance": float("nan")}, "guidance=nan must be finite"),
+        (GUIDED | {"guidance_interval": (3.0, 0.3)}, r"\(3.0, 0.3\) must rise from 0 or more"),
+        (GUIDED | {"guidance_interval": (-1.0, 2.0)}, "must rise from 0"),
+        (GUIDED | {"guidance_interval": (0.0, float("nan"))}, "must rise from 0"),
+        ({"guidance_interval": (0.0, 1.0)}, "bounds a guidance, and guidance=1 is none"),
     ],
 )
 def test_a_request_that_cannot_work_is_refused(fields, message):

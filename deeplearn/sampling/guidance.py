@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
+from deeplearn.processes import Process
 from deeplearn.sampling.diffusion import Denoise
 from deeplearn.types import Array
 
@@ -20,6 +22,26 @@ def guided(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoi
     def denoise(x: Array, level: Array) -> Array:
         estimate = conditional(x, level)
         return estimate + (weight - 1) * (estimate - unconditional(x, level))
+
+    return denoise
+
+
+def within(
+    process: Process, interval: tuple[float, float], inside: Denoise, outside: Denoise
+) -> Denoise:
+    """`inside` at the levels with low < σ/α ≤ high, (low, high) = `interval`, `outside` elsewhere.
+
+    Only one of the two is evaluated. Guidance at middle levels alone (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724) is made so: at high ones it leaves few of a class's looks, at low ones it
+    costs a second evaluation and changes little.
+    """
+    low, high = interval
+
+    def denoise(x: Array, level: Array) -> Array:
+        alpha, sigma = process.alpha_sigma(level)
+        # Not divided by α, which is 0 for pure noise; and `high` may be infinite.
+        active = (low * alpha < sigma) & (sigma / high <= alpha)
+        return jax.lax.cond(active, inside, outside, x, level)
 
     return denoise
 

@@ -18,14 +18,16 @@ class Request:
     """`count` samples of the classes `labels` in turn, or without labels of any class.
 
     `shape` is that of one sample (no axis B): a denoiser fits many and needs it, a generator has
-    its own. `guidance`, `sampler` (one of `diffusion.SAMPLERS`) and `steps` are for diffusion; None
-    leaves the choice to the task. Raises `UsageError` for a field that cannot work anywhere.
+    its own. The other fields are for diffusion: `guidance`, at all levels or where σ/α lies in
+    `guidance_interval`; `sampler` (one of `diffusion.SAMPLERS`) and `steps`, which None leaves to
+    the task. Raises `UsageError` for a field that cannot work anywhere.
     """
 
     count: int = 64
     labels: tuple[int, ...] = ()
     shape: tuple[int, ...] | None = None
     guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
     sampler: str | None = None
     steps: int | None = None
 
@@ -41,6 +43,19 @@ class Request:
             raise UsageError(f"sampling: guidance={self.guidance} must be finite")
         if self.guidance != 1 and not self.labels:
             raise UsageError(f"sampling: guidance={self.guidance} needs a label to guide towards")
+        if self.guidance_interval is not None:
+            self._check_interval(*self.guidance_interval)
+
+    def _check_interval(self, low: float, high: float) -> None:
+        if not 0 <= low < high:
+            raise UsageError(
+                f"sampling: guidance_interval={self.guidance_interval} must rise from 0 or more"
+            )
+        if self.guidance == 1:
+            raise UsageError(
+                f"sampling: guidance_interval={self.guidance_interval} bounds a guidance, and"
+                " guidance=1 is none; give another or leave out the interval"
+            )
 
     def require_classes(self, classes: int, where: str) -> None:
         """Raises `UsageError` where a label is none of `classes`; 0 is a model without labels."""

@@ -23,7 +23,7 @@ from deeplearn.losses import squared_error
 from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
 from deeplearn.processes import Process, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
-from deeplearn.sampling.guidance import guided
+from deeplearn.sampling.guidance import guided, within
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
@@ -169,7 +169,8 @@ class Denoising:
         self._require_possible(request)
         sampler, steps = request.sampler or SAMPLER, request.steps or STEPS
         labels = request.class_of()
-        return _draw(self, sampler, steps, request.guidance, path, variables, latents, labels, rng)
+        guidance = request.guidance, request.guidance_interval
+        return _draw(self, sampler, steps, guidance, path, variables, latents, labels, rng)
 
     def _require_possible(self, request: Request) -> None:
         request.require_classes(self.classes, "task Denoising")
@@ -233,7 +234,7 @@ def _draw(
     task: Denoising,
     sampler: str,
     steps: int,
-    guidance: float,
+    guidance: tuple[float, tuple[float, float] | None],
     path: bool,
     variables: Variables,
     latents: Array,
@@ -243,8 +244,12 @@ def _draw(
     process, levels = task.process, task.process.grid(steps)
     _, sigma = process.alpha_sigma(process.noisiest)
     denoise = task.denoiser(variables, labels)
-    if guidance != 1:
-        denoise = guided(denoise, task.denoiser(variables, NO_LABEL), guidance)
+    weight, interval = guidance
+    if weight != 1:
+        plain = denoise
+        denoise = guided(plain, task.denoiser(variables, NO_LABEL), weight)
+        if interval is not None:
+            denoise = within(process, interval, denoise, plain)
     x = SAMPLERS[sampler](process, denoise, sigma * latents, levels, rng, path=path)
     if not path:
         return x
