@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from deeplearn.data.dataset import Sequential, Shuffled
 from deeplearn.data.memory import Arrays
-from deeplearn.data.prefetch import prefetch
+from deeplearn.data.prefetch import BURST, BURST_BYTES, prefetch
 from deeplearn.data.stacked import Stacked
 from deeplearn.errors import DataError
 
@@ -130,20 +131,33 @@ def test_closing_waits_for_no_batch_that_has_not_begun():
     assert time.monotonic() - start < 5 * 0.2
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_made_ahead_but_not_further(kind):
-    made = []
-    batches = prefetch(
-        Shuffled(source(kind), 8, 0),
-        slice(0, 8),
-        range(100),
-        lambda batch: made.append(1) or batch,
-        3,
-    )
-    next(batches)
-    time.sleep(0.2)
-    assert 2 <= len(made) <= 1 + 3
+def most_ahead(data: Arrays | Streamed, depth: int) -> int:
+    """How many batches are made and not yet taken, at most, where nobody is in a hurry."""
+    made, counts = [], []
+
+    def place(batch):
+        made.append(1)
+        return batch
+
+    batches = prefetch(Shuffled(data, 8, 0), slice(0, 8), range(1000), place, depth)
+    for taken, _ in enumerate(itertools.islice(batches, 10), start=1):
+        before = -1
+        while len(made) > before:
+            before = len(made)
+            time.sleep(0.05)
+        counts.append(len(made) - taken)
     batches.close()
+    return max(counts)
+
+
+def test_streamed_batches_are_made_ahead_but_not_further():
+    assert 2 <= most_ahead(source("streamed"), 3) <= 3
+
+
+@pytest.mark.parametrize(("half", "in_a_row"), [(0, BURST), (1, 2), (2, 1), (6, 1)])
+def test_small_batches_in_memory_are_made_in_a_row_and_large_ones_one_by_one(half, in_a_row):
+    batch = np.zeros((8, max(1, half * BURST_BYTES // (2 * 8 * 4))), np.float32)
+    assert most_ahead(Arrays({"x": batch}), 3) == 2 + in_a_row
 
 
 @pytest.mark.parametrize("kind", KINDS)
