@@ -41,7 +41,7 @@ from deeplearn.generative_metrics import (
 )
 from deeplearn.program import Program
 from deeplearn.report.receipt import cpu, devices, state_sha256, versions, write_json
-from deeplearn.sampling.images import Request
+from deeplearn.sampling.images import Request, interval_of
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.denoising import SAMPLER, STEPS
 from deeplearn.train import Run, load
@@ -234,14 +234,14 @@ def main() -> int:
     parser.add_argument("--judge", required=True, help="the run that says the classes")
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--guidance_interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    parser.add_argument("--guidance_interval", metavar="LOW,HIGH")
     parser.add_argument("--sampler")
     parser.add_argument("--steps", type=int)
     flags = parser.parse_args()
     options = {name: getattr(flags, name) for name in ("count", "guidance", "sampler", "steps")}
-    if flags.guidance_interval is not None:
-        options["guidance_interval"] = tuple(flags.guidance_interval)
     try:
+        if flags.guidance_interval is not None:
+            options["guidance_interval"] = interval_of(flags.guidance_interval)
         run = load(flags.workdir)
         features, judge = Features(load(flags.features)), Features(load(flags.judge))
         request = dataclasses.replace(overview(run.experiment), **options)

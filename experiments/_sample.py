@@ -26,7 +26,7 @@ SAMPLING = {
 }
 DRAWING = {
     "guidance": Flag("how far towards the class; default 1", "W", flags.DEFINE_float),
-    "guidance_interval": Flag("at noise over signal in here only; default everywhere", "LOW,HIGH"),
+    "guidance_interval": Flag("guide where LOW < σ/α ≤ HIGH; default everywhere", "LOW,HIGH"),
     "sampler": Flag("the method of a diffusion model, such as heun", "NAME"),
     "steps": Flag("the steps of that method; default 20", "N", flags.DEFINE_integer),
 }
@@ -121,6 +121,7 @@ def _draw(run: Any, values: Any) -> int:
 
     from deeplearn import generation
     from deeplearn.report.images import Gallery
+    from deeplearn.sampling.images import interval_of
     from deeplearn.step import evaluation_variables
 
     gallery = Gallery(run.experiment.train, run.workdir / "samples")
@@ -132,7 +133,7 @@ def _draw(run: Any, values: Any) -> int:
     if "label" in given:
         given["labels"] = (given.pop("label"),)
     if "guidance_interval" in given:
-        given["guidance_interval"] = _interval(given["guidance_interval"])
+        given["guidance_interval"] = interval_of(given["guidance_interval"])
     request = dataclasses.replace(generation.overview(run.experiment), **given)
     columns, variables = generation.columns(request), evaluation_variables(run.state)
     x = generation.generate(run.experiment, variables, request, rng)
@@ -148,16 +149,6 @@ def _draw(run: Any, values: Any) -> int:
         path = generation.denoising_path(run.experiment, variables, few, rng)
         print(gallery.animate(f"denoising{suffix}", path, columns))
     return 0
-
-
-def _interval(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--guidance_interval={text} is not two numbers; give them as in 0.3,3"
-        ) from None
-    return low, high
 
 
 def _predict(run: Any, values: Any) -> int:

@@ -140,18 +140,25 @@ def test_a_judge_of_the_same_model_and_seed_is_refused_whatever_it_has_learned(c
 def test_distances_are_printed_below_the_classifier_that_they_rest_on(
     result, diffusion, classifiers, tmp_path, monkeypatch, capsys
 ):
+    asked = []
     runs = {"run": diffusion, "features": classifiers[0], "judge": classifiers[1]}
     monkeypatch.setattr(generation, "RESULTS", tmp_path)
     monkeypatch.setattr(generation, "load", runs.__getitem__)
     monkeypatch.setattr(generation, "Features", lambda classifier: classifier)
-    monkeypatch.setattr(generation, "measure", lambda *given: result)
+    monkeypatch.setattr(generation, "measure", lambda *given: asked.append(given[-1]) or result)
     words = ["generation", "--workdir=run", "--features=features", "--judge=judge"]
+    words += ["--count=9", "--guidance=2", "--guidance_interval=0.3,3"]
     monkeypatch.setattr(sys, "argv", words)
     assert generation.main() == 0
+    (request,) = asked
+    assert (request.count, request.guidance, request.guidance_interval) == (9, 2.0, (0.3, 3.0))
     header, *rows, path = capsys.readouterr().out.splitlines()
     assert "mlp16" in header and classifiers[0].sha256[:12] in header
     assert [row.split()[0] for row in rows] == list(result["distances"])
     assert path == str(tmp_path / "generation_diffusion.json")
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "--guidance_interval=3"])
+    assert generation.main() == 2
+    assert capsys.readouterr().err.startswith("error: guidance_interval=3 is not two numbers")
 
 
 def test_a_blur_spreads_a_point_as_a_gaussian_and_keeps_what_is_even():

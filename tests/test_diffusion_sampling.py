@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from deeplearn.sampling.diffusion import (
     Heun,
     Inversion,
 )
-from deeplearn.sampling.guidance import guided, inpainting, within
+from deeplearn.sampling.guidance import guided, inpainting, noise_between
 
 LINE = Mixture(((-0.6,), (0.8,)), (0.5, 0.4), (0.4, 0.6))
 PLANE = Mixture(((-1.0, 0.5), (1.0, 0.0), (0.0, -1.0)), (0.3, 0.2, 0.4), (0.3, 0.3, 0.4))
@@ -160,32 +159,34 @@ def test_guidance_of_weight_one_is_the_conditional_model_to_the_bit(key):
 
 
 @every_process
-def test_a_denoiser_within_an_interval_is_evaluated_there_and_only_there(name):
-    """The noisiest level may have no signal at all (α = 0); the bounds are (low, high]."""
-    process, called = PROCESSES[name], []
-
-    def constant(value):
-        def denoise(x, level):
-            jax.debug.callback(lambda: called.append(value))
-            return jnp.full_like(x, value)
-
-        return denoise
-
+def test_levels_are_chosen_by_their_noise(name):
+    """low < σ/α ≤ high; pure noise, where α is 0, lies above any bound."""
+    process = PROCESSES[name]
     levels = process.grid(8)[:-1]
     alpha, sigma = map(np.asarray, process.alpha_sigma(levels[1:]))
-    ratio = sigma / alpha
-    between = (ratio[4] + ratio[5]) / 2, (ratio[0] + ratio[1]) / 2
-    for interval, inside in (
-        (between, range(2, 6)),
-        ((0.0, between[1]), range(2, 8)),
-        ((0.0, math.inf), range(8)),
-    ):
-        called.clear()
-        denoise = jax.jit(within(process, interval, constant(1.0), constant(0.0)))
-        found = [float(denoise(jnp.zeros((2, 2)), level)[0, 0]) for level in levels]
-        jax.effects_barrier()
-        assert found == [float(number in inside) for number in range(len(levels))]
-        assert called == found
+    middle = (sigma / alpha)[:-1] / 2 + (sigma / alpha)[1:] / 2
+    for low, high, chosen in ((middle[3], middle[0], range(2, 5)), (0, middle[0], range(2, 8))):
+        active = jax.jit(noise_between(process, low, high))
+        assert [bool(active(level)) for level in levels] == [place in chosen for place in range(8)]
+    ends = noise_between(VarianceExploding(), 0.5, 2.0)
+    assert [bool(ends(level)) for level in (0.5, 1.0, 2.0)] == [False, True, True]
+
+
+def test_where_guidance_is_not_active_nothing_is_evaluated_for_it(key):
+    process, evaluated = VarianceExploding(), []
+
+    def free(x, level):
+        jax.debug.callback(evaluated.append, level)
+        return PLANE.denoiser(process)(x, level)
+
+    one = Mixture(((1.0, 0.0),), (0.2,), (1.0,)).denoiser(process)
+    x = start(process, key, (8, 2))
+    denoise = jax.jit(guided(one, free, 3.0, noise_between(process, 0.5, 2.0)))
+    for level in (0.4, 1.0, 3.0):
+        wanted = guided(one, PLANE.denoiser(process), 3.0 if level == 1.0 else 1.0)
+        np.testing.assert_allclose(denoise(x, level), wanted(x, jnp.asarray(level)), atol=1e-4)
+    jax.effects_barrier()
+    assert [float(level) for level in evaluated] == [1.0]
 
 
 @every_process

@@ -205,8 +205,10 @@ def test_clips_move(clips, sample):
         ("gan", ["--prompt=a"], "no use for --prompt: the task of this run is Adversarial"),
         ("diffusion", ["--sampler=hoin"], "unknown sampler 'hoin'"),
         ("diffusion", ["--steps=0"], "steps=0 must be 1 or more"),
-        ("diffusion", ["--guidance_interval=3"], "--guidance_interval=3 is not two numbers"),
+        ("diffusion", ["--guidance_interval=3"], "guidance_interval=3 is not two numbers"),
+        ("diffusion", ["--guidance_interval=3,1"], "(3.0, 1.0) must be a tuple of two"),
         ("diffusion", ["--guidance_interval=1,3"], "guidance=1 is none"),
+        ("gan", ["--guidance_interval=1,3"], "guidance_interval=(1.0, 3.0) is for diffusion"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_one_line(name, words, wanted, request, sample):

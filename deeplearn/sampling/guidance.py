@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -9,41 +11,48 @@ from deeplearn.processes import Process
 from deeplearn.sampling.diffusion import Denoise
 from deeplearn.types import Array
 
+Active = Callable[[Array], Array]
+"""A level () → whether something is done there, bool ()."""
 
-def guided(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoise:
+
+def guided(
+    conditional: Denoise, unconditional: Denoise, weight: float, active: Active | None = None
+) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 
     The estimate is conditional + (`weight` − 1)·(conditional − unconditional). Weight 1 is the
     conditional one to the bit, 0 the unconditional one, and above 1 exaggerates the condition.
+    Levels that are not `active` have the conditional one, and the other is not evaluated there.
     """
     if weight == 1:
         return conditional
 
     def denoise(x: Array, level: Array) -> Array:
         estimate = conditional(x, level)
-        return estimate + (weight - 1) * (estimate - unconditional(x, level))
+
+        def beyond() -> Array:
+            return estimate + (weight - 1) * (estimate - unconditional(x, level))
+
+        if active is None:
+            return beyond()
+        return jax.lax.cond(active(level), beyond, lambda: estimate)
 
     return denoise
 
 
-def within(
-    process: Process, interval: tuple[float, float], inside: Denoise, outside: Denoise
-) -> Denoise:
-    """`inside` at the levels with low < σ/α ≤ high, (low, high) = `interval`, `outside` elsewhere.
+def noise_between(process: Process, low: float, high: float) -> Active:
+    """The levels with low < σ/α ≤ high: for guidance at middle ones alone.
 
-    Only one of the two is evaluated. Guidance at middle levels alone (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724) is made so: at high ones it leaves few of a class's looks, at low ones it
-    costs a second evaluation and changes little.
+    At high ones it takes away variety, at low ones it changes little (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724).
     """
-    low, high = interval
 
-    def denoise(x: Array, level: Array) -> Array:
+    def active(level: Array) -> Array:
         alpha, sigma = process.alpha_sigma(level)
-        # Not divided by α, which is 0 for pure noise; and `high` may be infinite.
-        active = (low * alpha < sigma) & (sigma / high <= alpha)
-        return jax.lax.cond(active, inside, outside, x, level)
+        # Not divided by α, which is 0 for pure noise.
+        return (low * alpha < sigma) & (sigma <= high * alpha)
 
-    return denoise
+    return active
 
 
 def inpainting(denoise: Denoise, known: Array, mask: Array) -> Denoise:

@@ -18,9 +18,9 @@ class Request:
     """`count` samples of the classes `labels` in turn, or without labels of any class.
 
     `shape` is that of one sample (no axis B): a denoiser fits many and needs it, a generator has
-    its own. The other fields are for diffusion: `guidance`, at all levels or where σ/α lies in
-    `guidance_interval`; `sampler` (one of `diffusion.SAMPLERS`) and `steps`, which None leaves to
-    the task. Raises `UsageError` for a field that cannot work anywhere.
+    its own. The other fields are for diffusion: `guidance`, at all levels or, `guidance_interval`
+    being (low, high), where low < σ/α ≤ high; `sampler` (one of `diffusion.SAMPLERS`) and `steps`,
+    which None leaves to the task. Raises `UsageError` for a field that cannot work anywhere.
     """
 
     count: int = 64
@@ -44,18 +44,13 @@ class Request:
         if self.guidance != 1 and not self.labels:
             raise UsageError(f"sampling: guidance={self.guidance} needs a label to guide towards")
         if self.guidance_interval is not None:
-            self._check_interval(*self.guidance_interval)
-
-    def _check_interval(self, low: float, high: float) -> None:
-        if not 0 <= low < high:
-            raise UsageError(
-                f"sampling: guidance_interval={self.guidance_interval} must rise from 0 or more"
-            )
-        if self.guidance == 1:
-            raise UsageError(
-                f"sampling: guidance_interval={self.guidance_interval} bounds a guidance, and"
-                " guidance=1 is none; give another or leave out the interval"
-            )
+            bounds = self.guidance_interval
+            pair = isinstance(bounds, tuple) and len(bounds) == 2
+            if not pair or not 0 <= bounds[0] < bounds[1] < math.inf:
+                raise UsageError(
+                    f"sampling: guidance_interval={bounds} must be a tuple of two finite numbers,"
+                    " the first 0 or more and the second larger"
+                )
 
     def require_classes(self, classes: int, where: str) -> None:
         """Raises `UsageError` where a label is none of `classes`; 0 is a model without labels."""
@@ -69,6 +64,7 @@ class Request:
         """Raises `UsageError` where a field is given that is for diffusion alone."""
         asked = {
             "guidance": self.guidance != 1,
+            "guidance_interval": self.guidance_interval is not None,
             "sampler": self.sampler is not None,
             "steps": self.steps is not None,
         }
@@ -87,6 +83,17 @@ class Request:
         classes = dataclasses.replace(self, count=stop).class_of()
         labels = self.labels if classes is None else tuple(map(int, classes[start:]))
         return dataclasses.replace(self, count=stop - start, labels=labels)
+
+
+def interval_of(text: str) -> tuple[float, float]:
+    """The numbers of "LOW,HIGH". Raises `UsageError` where the text is another."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"guidance_interval={text} is not two numbers; give them as in 0.3,3"
+        ) from None
+    return low, high
 
 
 def interpolate(first: Array, last: Array, steps: int) -> Array:

@@ -23,7 +23,7 @@ from deeplearn.losses import squared_error
 from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
 from deeplearn.processes import Process, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
-from deeplearn.sampling.guidance import guided, within
+from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
@@ -170,10 +170,15 @@ class Denoising:
         sampler, steps = request.sampler or SAMPLER, request.steps or STEPS
         labels = request.class_of()
         guidance = request.guidance, request.guidance_interval
-        return _draw(self, sampler, steps, guidance, path, variables, latents, labels, rng)
+        return _draw(self, sampler, steps, *guidance, path, variables, latents, labels, rng)
 
     def _require_possible(self, request: Request) -> None:
         request.require_classes(self.classes, "task Denoising")
+        if request.guidance == 1 and request.guidance_interval is not None:
+            raise UsageError(
+                f"task Denoising: guidance_interval={request.guidance_interval} bounds a guidance,"
+                " and guidance=1 is none; give another or leave out the interval"
+            )
         if self.label_dropout or not self.classes:
             return
         where = "task Denoising: with label_dropout=0 the model has learned nothing without a label"
@@ -229,12 +234,15 @@ def _fingerprint(x: Array) -> Array:
     return (mixed ^ (mixed >> 13)).sum(1, dtype=jnp.uint32)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "sampler", "steps", "guidance", "path"))
+@functools.partial(
+    jax.jit, static_argnames=("task", "sampler", "steps", "guidance", "interval", "path")
+)
 def _draw(
     task: Denoising,
     sampler: str,
     steps: int,
-    guidance: tuple[float, tuple[float, float] | None],
+    guidance: float,
+    interval: tuple[float, float] | None,
     path: bool,
     variables: Variables,
     latents: Array,
@@ -244,12 +252,9 @@ def _draw(
     process, levels = task.process, task.process.grid(steps)
     _, sigma = process.alpha_sigma(process.noisiest)
     denoise = task.denoiser(variables, labels)
-    weight, interval = guidance
-    if weight != 1:
-        plain = denoise
-        denoise = guided(plain, task.denoiser(variables, NO_LABEL), weight)
-        if interval is not None:
-            denoise = within(process, interval, denoise, plain)
+    if guidance != 1:
+        active = None if interval is None else noise_between(process, *interval)
+        denoise = guided(denoise, task.denoiser(variables, NO_LABEL), guidance, active)
     x = SAMPLERS[sampler](process, denoise, sigma * latents, levels, rng, path=path)
     if not path:
         return x
