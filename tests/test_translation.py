@@ -46,12 +46,15 @@ def variables() -> Variables:
     )
 
 
+@functools.cache
+def logits() -> Array:
+    apply = jax.jit(functools.partial(TASK.model.apply, method="teacher_forced"))
+    return apply(variables(), BATCH["source"], BATCH["target"][:, :-1])
+
+
 def expected(smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     """Cross-entropy and hits of each real label, from the logits: (7,) both."""
-    logits = TASK.model.apply(
-        variables(), BATCH["source"], BATCH["target"][:, :-1], method="teacher_forced"
-    )
-    nats = -np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)))
+    nats = -np.asarray(jax.nn.log_softmax(logits().astype(jnp.float32)))
     labels = np.asarray(BATCH["target"][:, 1:])
     picked = np.take_along_axis(nats, labels[..., None], -1)[..., 0]
     losses = (1 - smoothing) * picked + smoothing * nats.mean(-1)
