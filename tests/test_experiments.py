@@ -177,7 +177,7 @@ def source(name):
 def help_pairs(language, split, data_dir):
     return [
         Pair(f"Choose {split} {number}", f"{number} wählen {split}", language)
-        for number in range(24)
+        for number in range(96 if split == "train" else 24)
     ]
 
 
