@@ -176,7 +176,7 @@ def plain_gradient(name: str) -> tuple:
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
 
 
-# What is kept for the way back is the model's affair: one policy of every mixer, one of each kind.
+# What is kept for the way back is the model's affair: one policy for all mixers, another for two.
 @pytest.mark.parametrize(
     ("name", "policy"),
     [*((name, "full") for name in MODELS), *((name, "dots") for name in ("attention", "mamba"))],

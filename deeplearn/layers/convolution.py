@@ -26,8 +26,8 @@ Padding = str | int | tuple[Pair, Pair]
 
 # Up to so many products for one output value, summing shifted images beats the convolution, which
 # fuses with nothing: 3×3 of 1 channel to 16, B128 28×28: 0.7 against 5.7 ms, im2col 3.5 ms.
-# Of 3 channels im2col is slower than the convolution: 7×7 to 64, stride 2, B8 224×224, 29 against
-# 13 ms, 11×11 to 96, stride 4, 19 against 9; with the weight gradient 36 against 49, 34 against 27.
+# Of 3 channels im2col is no cure: B8 224×224, 7×7 to 64, stride 2, 29 against 13 ms, and with the
+# weight gradient 36 against 49; 11×11 to 96, stride 4, 19 against 9, and 34 against 27.
 _FEW_PRODUCTS = 32
 # Up to so many channels the input gradient is faster as a product and a sum: 5×5 of 6 channels to
 # 16, B64 14×14: 0.7 against 1.65 ms; 3×3 of 8 to 16, B64 28×28: 1.45 against 2.4 ms.
