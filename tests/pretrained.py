@@ -33,6 +33,7 @@ MODELS = {
     "mamba": mamba(MambaSizes(13, 8, 3, state_size=3)),
     "mamba2": mamba(Mamba2Sizes(13, 8, 3, state_size=3, head_width=4)),
     "mamba2 untied": mamba(Mamba2Sizes(13, 8, 1, 3, head_width=2, groups=2)).clone(tied=False),
+    "mistral": transformer(Llama(13, 8, 2, 2, 1, 12, window=3)),
     "resnet 18": ResNet(18, 3, 2),
     "resnet 50": ResNet(50, 3, 2),
 }

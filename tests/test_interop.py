@@ -5,6 +5,7 @@ The golden files are made by tests/golden/make_pretrained.py.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from deeplearn.models.bert import BERT
 from deeplearn.models.transformer import preset, transformer
 
 
-@pytest.fixture(params=["bert", "bert_masked", "gpt2", "llama", "mamba", "mamba2", "resnet"])
+@pytest.fixture(
+    params=["bert", "bert_masked", "gpt2", "llama", "mamba", "mamba2", "mistral", "resnet"]
+)
 def golden(request, tmp_path) -> tuple[Path, Any]:
     """A directory as transformers wrote it, and what transformers computes of it."""
     stored = np.load(GOLDEN / f"pretrained_{request.param}.npz")
@@ -114,6 +117,24 @@ def test_training_fields_do_not_hinder_the_export(tmp_path):
     assert first_difference(record(read), record(model), set()) is None
 
 
+def test_a_mistral_has_the_window_of_its_settings(tmp_path):
+    model = MODELS["mistral"]
+    save_pretrained(tmp_path, model, random_variables(model))
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    assert settings["sliding_window"] == 3
+    assert _window(tmp_path) == 3
+    path.write_text(json.dumps({**settings, "sliding_window": None}))
+    assert _window(tmp_path) is None
+    del settings["sliding_window"]
+    path.write_text(json.dumps(settings))
+    assert _window(tmp_path) == 4096
+
+
+def _window(directory: Path) -> int | None:
+    return from_pretrained(directory)[0].pattern[0].mixer.window
+
+
 def test_bfloat16_and_float16_become_the_same_number_in_float32(tmp_path):
     saved = save_llama(tmp_path / "llama")
     name = "model.layers.1.mlp.down_proj.weight"
@@ -158,6 +179,7 @@ def test_a_tied_copy_may_be_there_if_it_is_equal(tmp_path):
         ("llama_8b", 8_030_261_248),
         ("llama_1b", 1_235_814_400),
         ("llama_3b", 3_212_749_824),
+        ("mistral_7b", 7_241_732_096),
     ],
 )
 def test_the_table_of_a_preset_covers_the_published_number_of_parameters(name, count):

@@ -152,17 +152,17 @@ def test_a_damaged_directory_is_named(saved, tmp_path):
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_written(tmp_path):
     llama = MODELS["llama"]
-    block = llama.pattern[0]
     variables = random_variables(llama)
     target = tmp_path / "out"
 
     def message(model, variables=variables) -> str:
         return refused(save_pretrained, target, model, variables)
 
-    window = block.clone(mixer=block.mixer.clone(window=4))
+    gpt2 = MODELS["gpt2"]
+    window = gpt2.pattern[0].clone(mixer=gpt2.pattern[0].mixer.clone(window=4))
     assert "pattern" not in message(MLP((4,), 3))
     assert "no Hugging Face family expresses a MLP" in message(MLP((4,), 3))
-    assert "window=4 has no counterpart" in message(llama.clone(pattern=(window,)))
+    assert "window=4 has no counterpart" in message(gpt2.clone(pattern=(window,)))
     assert "max_position_embeddings=None" in message(llama.clone(max_length=None))
     assert "CIFAR form" in message(ResNet(20, 3))
     fewer = {"params": {**variables["params"], "output": np.zeros((8, 12), np.float32)}}

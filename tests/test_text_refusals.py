@@ -45,10 +45,10 @@ FEW_SUBWORDS = (
     [
         ("rnn_shakespeare", ["task.model.vocabulary=9"], 3, TOKENS),
         (
-            "transformer_shakespeare",
-            ["train.length=513"],
+            "transformer_shakespeare_large",
+            ["train.length=257"],
             2,
-            "sequences of 513 tokens exceed max_length=512 of the model; cut them or raise",
+            "sequences of 257 tokens exceed max_length=256 of the model; cut them or raise",
         ),
         (
             "transformer_translate",

@@ -1,10 +1,13 @@
-"""Llama (`LlamaForCausalLM`), whose rotary frequencies are scaled since version 3.1.
+"""Llama (`LlamaForCausalLM`), and Mistral (`MistralForCausalLM`), which has a sliding window.
 
-Other kinds of `rope_scaling` than "llama3" are refused.
+Llama's rotary frequencies are scaled since version 3.1. Other kinds of `rope_scaling` than "llama3"
+are refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -18,7 +21,6 @@ from deeplearn.layers.feed_forward import GatedFeedForward
 from deeplearn.layers.rotary import Scaling
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.models.transformer import Llama, transformer
-from deeplearn.types import Variables
 
 
 def table(model: SequenceModel) -> Table:
@@ -47,21 +49,39 @@ def table(model: SequenceModel) -> Table:
     return names
 
 
-def _recognizes(model: nn.Module) -> bool:
+def _recognizes(model: nn.Module, windowed: bool) -> bool:
     return (
         isinstance(model, SequenceModel)
         and isinstance(model.pattern[0].mixer, Attention)
+        and (model.pattern[0].mixer.window is not None) == windowed
         and isinstance(model.pattern[0].feed_forward, GatedFeedForward)
         and not model.learned_positions
     )
 
 
-def _model(config: Config) -> SequenceModel:
+def _llama(config: Config) -> SequenceModel:
+    config.expect("attention_bias", False)
+    config.expect("mlp_bias", False)
+    config.skip("pretraining_tp")
+    return transformer(_sizes(config, max_length=2048))
+
+
+def _mistral(config: Config) -> SequenceModel:
+    # None since version 0.2, which is Llama's form.
+    window = config.get("sliding_window", 4096)
+    if window is not None:
+        window = config.size("sliding_window", 4096)
+    return transformer(dataclasses.replace(_sizes(config, max_length=131_072), window=window))
+
+
+def _sizes(config: Config, max_length: int) -> Llama:
     width = config.size("hidden_size")
     heads = config.size("num_attention_heads")
     rotary, scaling = _rotary(config)
     head_width = config.get("head_dim")
-    sizes = Llama(
+    config.expect("hidden_act", "silu")
+    config.skip("attention_dropout")
+    return Llama(
         vocabulary=config.size("vocab_size"),
         width=width,
         depth=config.size("num_hidden_layers"),
@@ -73,13 +93,8 @@ def _model(config: Config) -> SequenceModel:
         tied=config.flag("tie_word_embeddings", False),
         head_width=width // heads if head_width is None else config.size("head_dim"),
         epsilon=config.number("rms_norm_eps", 1e-6),
-        max_length=config.size("max_position_embeddings", 2048),
+        max_length=config.size("max_position_embeddings", max_length),
     )
-    config.expect("hidden_act", "silu")
-    config.expect("attention_bias", False)
-    config.expect("mlp_bias", False)
-    config.skip("attention_dropout", "pretraining_tp")
-    return transformer(sizes)
 
 
 def _rotary(config: Config) -> tuple[float, Scaling | None]:
@@ -117,12 +132,10 @@ def _scaling(values: Config) -> Scaling:
     return factor, low, high, values.size("original_max_position_embeddings")
 
 
-def _config(model: SequenceModel, variables: Variables) -> dict[str, Any]:
+def _config(model: SequenceModel) -> dict[str, Any]:
     block: Any = model.pattern[0]
     mixer = block.mixer
     values = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
         "vocab_size": model.vocabulary,
         "hidden_size": model.width,
         "num_hidden_layers": model.repeats,
@@ -137,6 +150,8 @@ def _config(model: SequenceModel, variables: Variables) -> dict[str, Any]:
         "hidden_act": "silu",
         "dtype": "float32",
     }
+    if mixer.window is not None:
+        values["sliding_window"] = mixer.window
     if mixer.rotary_scaling is not None:
         factor, low, high, length = mixer.rotary_scaling
         values["rope_scaling"] = {
@@ -153,14 +168,20 @@ def _tensors(model: SequenceModel) -> list[Tensor]:
     return expand(table(model), model.repeats, model.scan)
 
 
-FAMILY = Family(
-    model_type="llama",
-    recognizes=_recognizes,
-    model=_model,
-    config=_config,
-    example=tokens,
-    tensors=_tensors,
-    prefix="model.",
-    passed_over=r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
-    tied={"lm_head.weight": "model.embed_tokens.weight"},
-)
+def _family(model_type: str, windowed: bool, model: Callable[[Config], SequenceModel]) -> Family:
+    head = {"architectures": [f"{model_type.capitalize()}ForCausalLM"], "model_type": model_type}
+    return Family(
+        model_type=model_type,
+        recognizes=lambda candidate: _recognizes(candidate, windowed),
+        model=model,
+        config=lambda candidate, _: head | _config(candidate),
+        example=tokens,
+        tensors=_tensors,
+        prefix="model.",
+        passed_over=r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+        tied={"lm_head.weight": "model.embed_tokens.weight"},
+    )
+
+
+LLAMA = _family("llama", False, _llama)
+MISTRAL = _family("mistral", True, _mistral)

@@ -34,7 +34,8 @@ FAMILIES = {
     for family in (
         bert.FAMILY,
         gpt2.FAMILY,
-        llama.FAMILY,
+        llama.LLAMA,
+        llama.MISTRAL,
         mamba.MAMBA,
         mamba.MAMBA2,
         resnet.FAMILY,

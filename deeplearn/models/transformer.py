@@ -3,6 +3,7 @@
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners": learned
 positions, LayerNorm, GELU, biases, tied embeddings. Touvron et al. 2023 (arXiv:2302.13971) and
 Grattafiori et al. 2024 (arXiv:2407.21783): rotary positions, RMSNorm, SwiGLU, grouped queries.
+With a sliding window it is Mistral's (Jiang et al. 2023, arXiv:2310.06825).
 
 Initializer: normal with deviation 0.02, divided by √(2·depth) for the kernels that write into the
 residual stream (GPT-2). Weight decay leaves out biases, scales and embeddings.
@@ -33,7 +34,10 @@ class GPT2:
 
 @dataclass(frozen=True)
 class Llama:
-    """Sizes of the Llama form: heads of width `head_width` (None: D/H)."""
+    """Sizes of the Llama form: heads of width `head_width` (None: D/H).
+
+    With `window` a token sees itself and the `window` − 1 ahead of it: the form of Mistral.
+    """
 
     vocabulary: int
     width: int
@@ -47,6 +51,7 @@ class Llama:
     head_width: int | None = None
     epsilon: float = 1e-5
     max_length: int | None = 8192
+    window: int | None = None
 
 
 _LLAMA_3_2: Any = {"tied": True, "rotary_scaling": (32.0, 1.0, 4.0, 8192), "max_length": 131_072}
@@ -60,8 +65,9 @@ PRESETS: dict[str, GPT2 | Llama] = {
     "llama_1b": Llama(128256, 2048, 16, 32, 8, 8192, **_LLAMA_3_2),
     "llama_3b": Llama(128256, 3072, 28, 24, 8, 8192, **_LLAMA_3_2),
     "llama_8b": Llama(128256, 4096, 32, 32, 8, 14336),
+    "mistral_7b": Llama(32000, 4096, 32, 32, 8, 14336, 1e4, max_length=32_768, window=4096),
 }
-"""The published sizes by name: Llama 3.2 of 1 and 3 billion parameters, Llama 3 of 8.
+"""The published sizes by name: Llama 3.2 of 1 and 3 billion parameters, Llama 3 of 8, Mistral v0.1.
 
 `tiny` is ours, for two CPU cores.
 """
@@ -126,6 +132,7 @@ def _llama(sizes: Llama, dropout: float, dtype: str) -> SequenceModel:
             heads=sizes.heads,
             head_width=sizes.head_width or sizes.width // sizes.heads,
             kv_heads=sizes.kv_heads,
+            window=sizes.window,
             rotary=sizes.rotary,
             rotary_scaling=sizes.rotary_scaling,
             output_scale=scale,

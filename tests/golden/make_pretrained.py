@@ -30,6 +30,7 @@ from transformers import (
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
+    MistralConfig,
     ResNetConfig,
 )
 
@@ -43,6 +44,17 @@ BERT = BertConfig(
     max_position_embeddings=20,
     **SEQUENCE,
 )
+LLAMA = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+    "rope_theta": 500.0,
+    **SEQUENCE,
+}
 MAMBA = {"hidden_size": 24, "num_hidden_layers": 2, **SEQUENCE}
 MODELS = {
     "bert": (BertModel, BERT),
@@ -51,20 +63,7 @@ MODELS = {
         AutoModelForCausalLM,
         GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=20, **SEQUENCE),
     ),
-    "llama": (
-        AutoModelForCausalLM,
-        LlamaConfig(
-            hidden_size=24,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=32,
-            rope_theta=500.0,
-            **SEQUENCE,
-        ),
-    ),
+    "llama": (AutoModelForCausalLM, LlamaConfig(**LLAMA)),
     "mamba": (
         AutoModelForCausalLM,
         MambaConfig(state_size=5, conv_kernel=3, time_step_rank=4, **MAMBA),
@@ -73,6 +72,7 @@ MODELS = {
         AutoModelForCausalLM,
         Mamba2Config(state_size=5, num_heads=6, head_dim=8, n_groups=2, chunk_size=8, **MAMBA),
     ),
+    "mistral": (AutoModelForCausalLM, MistralConfig(sliding_window=4, **LLAMA)),
     "resnet": (
         AutoModelForImageClassification,
         ResNetConfig(
