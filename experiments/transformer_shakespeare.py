@@ -2,6 +2,9 @@
 
     ./launch.sh train --experiment=transformer_shakespeare
 
+1,028,608 parameters. 1.487 nats per character on the validation split (one seed) after 36 minutes
+on one of 2 CPU cores, beside another run.
+
 A token sees the 128 characters up to itself, by rotary positions: as many in training, whose
 windows are as long, as in a text of any length that it writes.
 """
