@@ -88,3 +88,14 @@ def test_muon_leaves_all_but_hidden_kernels_to_adamw(path, muon):
         for key, x in jax.tree.leaves_with_path(equal)
     }
     assert flat == {"kernel": not muon, "bias": True, "class_embedding": True}
+
+
+def test_muon_leaves_kernels_of_one_axis_to_adamw_stacked_or_not():
+    params = {"gate": {"kernel": jnp.ones(3)}, "layers": {"gate": {"kernel": jnp.ones((2, 3))}}}
+    gradients = jax.tree.map(lambda p: jnp.cos(jnp.arange(float(p.size))).reshape(p.shape), params)
+    adamw = optax.adamw(0.1, weight_decay=0.0, nesterov=True)
+    expected, updates = (
+        optimizer.update(gradients, optimizer.init(params), params)[0]
+        for optimizer in (adamw, Muon(learning_rate=0.1, weight_decay=0.0).build(1))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, updates)
