@@ -5,8 +5,9 @@
 1,028,608 parameters. 1.487 nats per character on the validation split (one seed) after 36 minutes
 on one of 2 CPU cores, beside another run.
 
-A token sees the 128 characters up to itself, by rotary positions: as many in training, whose
-windows are as long, as in a text of any length that it writes.
+Rotary positions, and in each layer a view of 128 characters. That is the length of the windows in
+training, where it hides nothing, but keeps a text that goes on in order: on the validation text the
+loss of the places 128 to 511 is 1.46, and with the same weights in full view 2.9.
 """
 
 from deeplearn.experiment import Experiment

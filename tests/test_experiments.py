@@ -141,7 +141,7 @@ SHRUNK = {
         "evaluation.validation.size=32",
     ],
     "transformer_lm1b": [*SMALL_DECODER, *short_subwords("test")],
-    "transformer_shakespeare": SHORT_TEXT,
+    "transformer_shakespeare": [*SHORT_TEXT, "task.model.pattern.0.mixer.window=4"],
     "transformer_shakespeare_large": [
         *SHORT_TEXT,
         "task.model.width=16",

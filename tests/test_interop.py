@@ -30,7 +30,7 @@ from deeplearn.experiment import record
 from deeplearn.interop.comparison import first_difference
 from deeplearn.interop.config import Config
 from deeplearn.interop.family import shapes
-from deeplearn.interop.pretrained import FAMILIES, from_pretrained, save_pretrained
+from deeplearn.interop.pretrained import FAMILIES, expressed, from_pretrained, save_pretrained
 from deeplearn.models.bert import BERT
 from deeplearn.models.transformer import preset, transformer
 
@@ -122,17 +122,15 @@ def test_a_mistral_has_the_window_of_its_settings(tmp_path):
     save_pretrained(tmp_path, model, random_variables(model))
     path = tmp_path / "config.json"
     settings = json.loads(path.read_text())
-    assert settings["sliding_window"] == 3
-    assert _window(tmp_path) == 3
-    path.write_text(json.dumps({**settings, "sliding_window": None}))
-    assert _window(tmp_path) is None
-    del settings["sliding_window"]
-    path.write_text(json.dumps(settings))
-    assert _window(tmp_path) == 4096
-
-
-def _window(directory: Path) -> int | None:
-    return from_pretrained(directory)[0].pattern[0].mixer.window
+    assert settings.pop("sliding_window") == 3
+    for given, window, written in [
+        ({}, 4096, "mistral"),
+        ({"sliding_window": None}, None, "llama"),
+    ]:
+        path.write_text(json.dumps({**settings, **given}))
+        read, variables = from_pretrained(tmp_path)
+        assert read.pattern[0].mixer.window == window
+        assert expressed(read, variables)[0].model_type == written
 
 
 def test_bfloat16_and_float16_become_the_same_number_in_float32(tmp_path):
@@ -225,3 +223,24 @@ def test_a_preset_of_llama_3_2_is_what_its_published_settings_say(name, sizes):
     config = Config(settings, "config.json")
     assert FAMILIES["llama"].model(config) == preset(name)
     config.finish()
+
+
+def test_the_preset_of_mistral_is_what_its_published_settings_say():
+    settings = {
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    }
+    # Eight heads of keys and values, unless it says otherwise.
+    for given in ({}, {"num_key_value_heads": 8}):
+        config = Config({**settings, **given}, "config.json")
+        assert FAMILIES["mistral"].model(config) == preset("mistral_7b")
+        config.finish()

@@ -109,6 +109,9 @@ def test_a_setting_that_cannot_be_expressed_is_refused(saved, damage, wanted):
         ("mamba", "use_conv_bias", False),
         ("mamba2", "num_heads", 5),
         ("mamba2", "time_step_limit", [0.0, 1.0]),
+        ("mistral", "sliding_window", 0),
+        ("mistral", "attention_bias", True),
+        ("mistral", "layer_types", ["full_attention"]),
         ("resnet", "depths", [3, 4, 6, 4]),
         ("resnet", "downsample_in_bottleneck", True),
         ("resnet", "hidden_sizes", [8, 16, 32, 65]),
@@ -163,6 +166,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(tmp_path):
     assert "pattern" not in message(MLP((4,), 3))
     assert "no Hugging Face family expresses a MLP" in message(MLP((4,), 3))
     assert "window=4 has no counterpart" in message(gpt2.clone(pattern=(window,)))
+    mistral = MODELS["mistral"]
+    biased = mistral.pattern[0].clone(mixer=mistral.pattern[0].mixer.clone(use_bias=True))
+    assert "use_bias=True has no counterpart" in message(mistral.clone(pattern=(biased,)))
+    mixed = (*mistral.pattern, *llama.pattern)
+    assert "pattern" in message(mistral.clone(pattern=mixed))
     assert "max_position_embeddings=None" in message(llama.clone(max_length=None))
     assert "CIFAR form" in message(ResNet(20, 3))
     fewer = {"params": {**variables["params"], "output": np.zeros((8, 12), np.float32)}}

@@ -9,6 +9,8 @@ from deeplearn.data import shakespeare
 from deeplearn.data.shakespeare import ALPHABET, Shakespeare, speeches
 from deeplearn.data.text import Windows
 from deeplearn.data.vocabulary import Characters
+from deeplearn.interop.pretrained import expressed
+from experiments import transformer_shakespeare
 
 # "@" stands for the two spaces that break a line in Markdown.
 PLAY = r"""
@@ -88,3 +90,12 @@ def test_windows_of_characters(text):
     assert len(source) == (111_551 - 1) // 64
     assert source == Windows(Shakespeare(), "validation", 64, 64, Characters(ALPHABET))
     assert source.bytes_per_token == 1
+
+
+def test_the_transformer_has_no_more_in_view_when_it_writes_than_in_training():
+    experiment = transformer_shakespeare.experiment()
+    model = experiment.task.model
+    mixer = model.pattern[0].mixer
+    assert mixer.window == experiment.train.length
+    assert mixer.rotary is not None and not model.learned_positions
+    assert expressed(model, {})[0].model_type == "mistral"

@@ -1,13 +1,13 @@
 """Llama (`LlamaForCausalLM`), and Mistral (`MistralForCausalLM`), which has a sliding window.
 
-Llama's rotary frequencies are scaled since version 3.1. Other kinds of `rope_scaling` than "llama3"
-are refused.
+A Mistral without a window, as from version 0.2 on, is Llama's form and is written as one. Llama's
+rotary frequencies are scaled since version 3.1. Other kinds of `rope_scaling` than "llama3" are
+refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -21,6 +21,7 @@ from deeplearn.layers.feed_forward import GatedFeedForward
 from deeplearn.layers.rotary import Scaling
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.models.transformer import Llama, transformer
+from deeplearn.types import Variables
 
 
 def table(model: SequenceModel) -> Table:
@@ -63,18 +64,17 @@ def _llama(config: Config) -> SequenceModel:
     config.expect("attention_bias", False)
     config.expect("mlp_bias", False)
     config.skip("pretraining_tp")
-    return transformer(_sizes(config, max_length=2048))
+    return transformer(_sizes(config, config.size("num_attention_heads"), 2048))
 
 
 def _mistral(config: Config) -> SequenceModel:
-    # None since version 0.2, which is Llama's form.
-    window = config.get("sliding_window", 4096)
-    if window is not None:
-        window = config.size("sliding_window", 4096)
-    return transformer(dataclasses.replace(_sizes(config, max_length=131_072), window=window))
+    sizes = _sizes(config, 8, 131_072)
+    if config.get("sliding_window", 4096) is None:
+        return transformer(sizes)
+    return transformer(dataclasses.replace(sizes, window=config.size("sliding_window", 4096)))
 
 
-def _sizes(config: Config, max_length: int) -> Llama:
+def _sizes(config: Config, default_kv_heads: int, default_length: int) -> Llama:
     width = config.size("hidden_size")
     heads = config.size("num_attention_heads")
     rotary, scaling = _rotary(config)
@@ -86,14 +86,14 @@ def _sizes(config: Config, max_length: int) -> Llama:
         width=width,
         depth=config.size("num_hidden_layers"),
         heads=heads,
-        kv_heads=config.size("num_key_value_heads", heads),
+        kv_heads=config.size("num_key_value_heads", default_kv_heads),
         features=config.size("intermediate_size"),
         rotary=rotary,
         rotary_scaling=scaling,
         tied=config.flag("tie_word_embeddings", False),
         head_width=width // heads if head_width is None else config.size("head_dim"),
         epsilon=config.number("rms_norm_eps", 1e-6),
-        max_length=config.size("max_position_embeddings", max_length),
+        max_length=config.size("max_position_embeddings", default_length),
     )
 
 
@@ -132,7 +132,18 @@ def _scaling(values: Config) -> Scaling:
     return factor, low, high, values.size("original_max_position_embeddings")
 
 
-def _config(model: SequenceModel) -> dict[str, Any]:
+def _config_of_llama(model: SequenceModel, variables: Variables) -> dict[str, Any]:
+    head = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    return {**head, **_config_of_both(model)}
+
+
+def _config_of_mistral(model: SequenceModel, variables: Variables) -> dict[str, Any]:
+    head = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    window = model.pattern[0].mixer.window
+    return {**head, **_config_of_both(model), "sliding_window": window}
+
+
+def _config_of_both(model: SequenceModel) -> dict[str, Any]:
     block: Any = model.pattern[0]
     mixer = block.mixer
     values = {
@@ -150,8 +161,6 @@ def _config(model: SequenceModel) -> dict[str, Any]:
         "hidden_act": "silu",
         "dtype": "float32",
     }
-    if mixer.window is not None:
-        values["sliding_window"] = mixer.window
     if mixer.rotary_scaling is not None:
         factor, low, high, length = mixer.rotary_scaling
         values["rope_scaling"] = {
@@ -168,13 +177,12 @@ def _tensors(model: SequenceModel) -> list[Tensor]:
     return expand(table(model), model.repeats, model.scan)
 
 
-def _family(model_type: str, windowed: bool, model: Callable[[Config], SequenceModel]) -> Family:
-    head = {"architectures": [f"{model_type.capitalize()}ForCausalLM"], "model_type": model_type}
+def _family(model_type: str, windowed: bool, model: Any, config: Any) -> Family:
     return Family(
         model_type=model_type,
         recognizes=lambda candidate: _recognizes(candidate, windowed),
         model=model,
-        config=lambda candidate, _: head | _config(candidate),
+        config=config,
         example=tokens,
         tensors=_tensors,
         prefix="model.",
@@ -183,5 +191,5 @@ def _family(model_type: str, windowed: bool, model: Callable[[Config], SequenceM
     )
 
 
-LLAMA = _family("llama", False, _llama)
-MISTRAL = _family("mistral", True, _mistral)
+LLAMA = _family("llama", False, _llama, _config_of_llama)
+MISTRAL = _family("mistral", True, _mistral, _config_of_mistral)

@@ -8,6 +8,10 @@ Source: Hochreiter & Schmidhuber 1997; forget gate of Gers, Schmidhuber & Cummin
 
 x·W of all times is one matrix product before the loop. The gates are kept, so that the backward
 loop repeats no product; the gradients of W and U are one product each after it.
+
+On CPU the elementwise part of the backward loop (T64 B32 K256: 5 of 16 ms on one thread) takes as
+long with its coefficients made ahead of the loop, with four arrays or an axis for the gates, and
+with several tokens in a turn of the loop.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class GPT2:
 class Llama:
     """Sizes of the Llama form: heads of width `head_width` (None: D/H).
 
-    With `window` a token sees itself and the `window` − 1 ahead of it: the form of Mistral.
+    With `window`, as in Mistral, a token sees itself and the `window` − 1 before it in each layer
+    (None: all before it).
     """
 
     vocabulary: int
@@ -55,6 +56,7 @@ class Llama:
 
 
 _LLAMA_3_2: Any = {"tied": True, "rotary_scaling": (32.0, 1.0, 4.0, 8192), "max_length": 131_072}
+_MISTRAL: Any = {"rotary": 10_000.0, "max_length": 32_768, "window": 4096}
 
 PRESETS: dict[str, GPT2 | Llama] = {
     "tiny": GPT2(vocabulary=256, width=128, depth=4, heads=4, max_length=256),
@@ -65,9 +67,10 @@ PRESETS: dict[str, GPT2 | Llama] = {
     "llama_1b": Llama(128256, 2048, 16, 32, 8, 8192, **_LLAMA_3_2),
     "llama_3b": Llama(128256, 3072, 28, 24, 8, 8192, **_LLAMA_3_2),
     "llama_8b": Llama(128256, 4096, 32, 32, 8, 14336),
-    "mistral_7b": Llama(32000, 4096, 32, 32, 8, 14336, 1e4, max_length=32_768, window=4096),
+    "mistral_7b": Llama(32000, 4096, 32, 32, 8, 14336, **_MISTRAL),
 }
-"""The published sizes by name: Llama 3.2 of 1 and 3 billion parameters, Llama 3 of 8, Mistral v0.1.
+"""The published sizes by name: Llama 3.2 of 1 and 3 billion parameters, Llama 3 of 8,
+Mistral 0.1 of 7.
 
 `tiny` is ours, for two CPU cores.
 """
