@@ -67,8 +67,8 @@ class Preempted(Error):
     exit_code = 75
 
     @classmethod
-    def by(cls, number: int, message: str) -> Preempted:
-        """The error of a signal; an interrupt from the keyboard exits with 130 instead."""
+    def by(cls, number: int | None, message: str) -> Preempted:
+        """The error of a signal, if of one; an interrupt from the keyboard exits with 130."""
         error = cls(message)
         if number == signal.SIGINT:
             error.exit_code = 130

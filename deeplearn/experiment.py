@@ -102,6 +102,11 @@ class Experiment:
         for name in ("steps", *periods[1:]):
             multiple = getattr(self, name) % call == 0
             self._require(multiple, name, f"must be a multiple of steps_per_call={call}")
+        if "train" in self.evaluation:
+            raise UsageError(
+                f"experiment '{self.name}': an evaluation split cannot be called 'train', which"
+                " names the training data; rename it"
+            )
         divides = self.batch_size % self.microbatches == 0
         self._require(
             divides, "batch_size", f"must be a multiple of microbatches={self.microbatches}"

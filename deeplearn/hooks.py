@@ -30,9 +30,10 @@ from deeplearn.tasks.task import Generative
 class Loop:
     """What hooks see: the state after `step` updates and the metrics of the last of them.
 
-    A hook ahead of the save may replace `state.control`. It may set `stopping`, which finishes the
-    run behind this call, or `preempted`, which leaves it to be resumed. `improved_at` is the step
-    of the best evaluation in this process. `results` are the latest metrics of each split.
+    A hook ahead of the save may replace `state.control`. Any may set `stopping`, which finishes the
+    run, or `preempted`, which leaves it to be resumed: behind this call, but behind the next where
+    the `after` of a user's hook sets it, since that comes behind the save. `improved_at` is the
+    step of the best evaluation in this process. `results` are the latest metrics of each split.
     """
 
     experiment: Experiment
@@ -247,4 +248,4 @@ class Preempt(Hook):
         self.__exit__()
 
     def after(self, loop: Loop) -> None:
-        loop.preempted = self.received is not None
+        loop.preempted = loop.preempted or self.received is not None

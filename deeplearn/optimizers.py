@@ -13,6 +13,7 @@ No Python branch depends on a numeric field, so a sweep may trace learning_rate,
 
 from __future__ import annotations
 
+import abc
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ NO_DECAY = r"(^|/)(\w*bias|scale|\w*embedding|A_log|D)$"
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(abc.ABC):
     """What all optimizers share; a path is a parameter's keys joined by "/", searched by `re`.
 
     `clip_norm` bounds the norm of the whole gradient, `clip_block_norm` that of every parameter
@@ -51,9 +52,9 @@ class Optimizer:
     ema_decay: float | None = None
     frozen: tuple[str, ...] = ()
 
+    @abc.abstractmethod
     def direction(self) -> optax.GradientTransformation:
         """From the clipped gradient to the ascent direction, weight decay included."""
-        raise NotImplementedError
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The transformation for a run of `steps` steps."""

@@ -30,6 +30,8 @@ def override(experiment: Experiment, changes: Iterable[str]) -> Experiment:
     """
     for change in changes:
         path, equals, text = change.partition("=")
+        if path.strip() == "overrides":
+            raise UsageError(f"--set {change}: 'overrides' holds these changes; make them instead")
         if not equals or not path.strip():
             raise UsageError(
                 f"--set {change}: write PATH=VALUE, such as optimizer.learning_rate=0.1"
@@ -47,7 +49,9 @@ def _change(owner: Any, path: list[str], text: str, change: str) -> Any:
     if rest:
         return _replace(owner, name, _change(current, rest, text, change))
     annotation = _annotation(owner, name)
-    value = _parse(text, annotation, current, change)
+    # An item of a tuple or mapping has no type but that of its value: siblings may take its place.
+    bound = annotation if dataclasses.is_dataclass(owner) else object
+    value = _parse(text, annotation, _classes(annotation, current, bound), current, change)
     return _replace(owner, name, value)
 
 
@@ -93,7 +97,7 @@ def _annotation(owner: Any, name: str) -> Any:
     return type(getattr(owner, name))
 
 
-def _parse(text: str, annotation: Any, current: Any, change: str) -> Any:
+def _parse(text: str, annotation: Any, classes: dict[str, type], current: Any, change: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -103,7 +107,6 @@ def _parse(text: str, annotation: Any, current: Any, change: str) -> Any:
     value = _fit(value, annotation)
     if _matches(value, annotation) and not (isinstance(value, str) and _is_class(annotation)):
         return value
-    classes = _classes(annotation, current)
     if isinstance(value, str) and classes:
         return _instance(value, classes, current, change)
     raise UsageError(
@@ -112,8 +115,13 @@ def _parse(text: str, annotation: Any, current: Any, change: str) -> Any:
 
 
 def _fit(value: Any, annotation: Any) -> Any:
-    """An int where a float is declared, and a list where a tuple is, become what is declared."""
+    """An int where a float is declared, and a list where a tuple is, become what is declared.
+
+    So do the items of a tuple.
+    """
     options = _options(annotation)
+    if isinstance(value, list | tuple):
+        return _fit_items(tuple(value), options)
     if (
         isinstance(value, int)
         and not isinstance(value, bool)
@@ -124,7 +132,17 @@ def _fit(value: Any, annotation: Any) -> Any:
             return float(value)
         except OverflowError:
             return math.inf  # which is refused as every infinity is
-    return tuple(value) if isinstance(value, list) else value
+    return value
+
+
+def _fit_items(items: tuple[Any, ...], options: tuple[Any, ...]) -> tuple[Any, ...]:
+    for option in options:
+        arguments = typing.get_args(option) if typing.get_origin(option) is tuple else ()
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = (arguments[0],) * len(items)
+        if len(arguments) == len(items):
+            return tuple(map(_fit, items, arguments))
+    return items
 
 
 def _matches(value: Any, annotation: Any) -> bool:
@@ -162,10 +180,15 @@ def _buildable(value: Any) -> bool:
     return dataclasses.is_dataclass(value) or getattr(value, "_is_protocol", False)
 
 
-def _classes(annotation: Any, current: Any) -> dict[str, type]:
-    """What a name may mean: the dataclasses beside the current value, and beside its type."""
+def _classes(annotation: Any, current: Any, bound: Any) -> dict[str, type]:
+    """What a name may mean: the dataclasses beside the current value, and beside its type.
+
+    Those alone that are of the type `bound`, and that are whole.
+    """
     modules = [type(current).__module__] if dataclasses.is_dataclass(current) else []
-    modules += [option.__module__ for option in _options(annotation) if isinstance(option, type)]
+    # Not beside linen's Module, whose siblings are no models.
+    types_ = [option for option in _options(annotation) if isinstance(option, type)]
+    modules += [option.__module__ for option in types_ if option is not nn.Module]
     found: dict[str, type] = {}
     for module in modules:
         for name, item in vars(sys.modules[module]).items():
@@ -173,9 +196,20 @@ def _classes(annotation: Any, current: Any) -> dict[str, type]:
                 isinstance(item, type)
                 and dataclasses.is_dataclass(item)
                 and not name.startswith("_")
+                and not inspect.isabstract(item)
+                and any(_is_a(item, option) for option in _options(bound))
             ):
                 found.setdefault(name, item)
     return found
+
+
+def _is_a(item: type, bound: Any) -> bool:
+    """Whether a dataclass is a subclass of `bound`, or has the members of that protocol."""
+    if not getattr(bound, "_is_protocol", False):
+        return isinstance(bound, type) and issubclass(item, bound)
+    protocols = [base for base in bound.__mro__ if getattr(base, "_is_protocol", False)]
+    members = {name for base in protocols for name in vars(base) if not name.startswith("_")}
+    return members <= {*dir(item), *(field.name for field in dataclasses.fields(item))}
 
 
 def _instance(name: str, classes: dict[str, type], current: Any, change: str) -> Any:

@@ -1,4 +1,4 @@
-"""Preflight: what can be known of a run's data and evaluation before its directory is made."""
+"""Preflight: what can be known of a run's batches and data before its directory is made."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from deeplearn.tasks.task import Task
 
 
 def check(program: Program, evaluator: Evaluator) -> None:
-    """Raises a `deeplearn.errors.Error` that names the split and says what is wrong with it.
+    """Raises a `deeplearn.errors.Error` that says what is wrong, of data with their split.
 
     Arrays in memory are checked whole, unless training augments them; other data by their first
     example. The loop checks every batch in any case. Evaluations are traced and not computed.
     """
     experiment = program.experiment
+    program.rows  # noqa: B018 (raises where a batch does not divide)
     # What an augmentation makes of its examples is seen in the loop alone.
     if isinstance(experiment.train, InMemory) and not experiment.augment:
         rows = Sequential(experiment.train, experiment.evaluation_batch_size)

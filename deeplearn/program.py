@@ -39,14 +39,6 @@ class Program:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.mesh = make_mesh(experiment.mesh)
-        parts = experiment.microbatches * self.mesh.shape[BATCH_AXIS]
-        if experiment.batch_size % parts:
-            raise UsageError(
-                f"batch_size={experiment.batch_size} must be a multiple of {parts}:"
-                f" {experiment.microbatches} microbatches on {parts // experiment.microbatches}"
-                f" devices of mesh axis '{BATCH_AXIS}'"
-            )
-        self.rows = process_rows(self.mesh, experiment.batch_size)
         self.dataset = experiment.train_dataset()
         self.optimizer = experiment.optimizer.build(experiment.steps)
         example: Any = self.dataset.batch(0, slice(0, 1))
@@ -62,6 +54,22 @@ class Program:
             abstract,
             self._shardings,
         )
+
+    @functools.cached_property
+    def rows(self) -> slice:
+        """The rows of a batch that this process reads.
+
+        Raises `UsageError` where a batch does not divide over microbatches and devices.
+        """
+        experiment = self.experiment
+        parts = experiment.microbatches * self.mesh.shape[BATCH_AXIS]
+        if experiment.batch_size % parts:
+            raise UsageError(
+                f"batch_size={experiment.batch_size} must be a multiple of {parts}:"
+                f" {experiment.microbatches} microbatches on {parts // experiment.microbatches}"
+                f" devices of mesh axis '{BATCH_AXIS}'"
+            )
+        return process_rows(self.mesh, experiment.batch_size)
 
     def init(self) -> TrainState:
         """The first state, made where it will live: no leaf is ever whole on one device."""

@@ -112,25 +112,26 @@ def stored_experiment(path: Path) -> dict[str, Any] | None:
 
 
 def refuse_differences(
-    path: Path, stored: dict[str, Any], experiment: Experiment, done: int
+    path: Path, stored: dict[str, Any], experiment: Experiment, done: int, resuming: bool = True
 ) -> None:
     """Raises `ResumeError` where the experiment is not the one that the directory belongs to.
 
     `done` is the number of steps already taken. Fields that only look may differ. So may the mesh,
-    whose result agrees to rounding, but not with `per_device`, where it decides who draws what. So
-    may `steps`, where everything done so far would have been done alike.
+    whose result agrees to rounding, but not where a run with `per_device` is resumed: there it
+    decides who draws what. So may `steps`, where everything done so far would have been done alike.
     """
     new = describe(experiment)
     free: tuple[str, ...] = FREE
     if not experiment.early_stopping:
         free += FREE_WITHOUT_STOPPING
-    if not experiment.per_device:
+    bound_to_devices = experiment.per_device and resuming
+    if not bound_to_devices:
         free += ("mesh",)
     if _may_be_longer(experiment, stored["record"], done):
         free += ("steps",)
     found = differences(stored["record"], new["record"])
     found = [item for item in found if item[0].split(".")[0] not in free]
-    if experiment.per_device:
+    if bound_to_devices:
         found += differences({"devices": stored["devices"]}, {"devices": new["devices"]})
     # Without early stopping no number of the run depends on the data of an evaluation.
     splits = new["digests"] if experiment.early_stopping else ("train",)

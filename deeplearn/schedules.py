@@ -6,6 +6,7 @@ goes on as its `relative` says. Step may be a scalar or an array; every number m
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -15,9 +16,12 @@ from jax.typing import ArrayLike
 from deeplearn.errors import UsageError
 from deeplearn.types import Array
 
+MOST_TRIED = 1_000_000
+"""Steps whose learning rates are looked at ahead of a run."""
+
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(abc.ABC):
     """Base of all schedules: a linear warm-up, then `peak` · `relative`."""
 
     warmup: int = 0
@@ -28,9 +32,9 @@ class Schedule:
         rising = step / jnp.maximum(self.warmup, 1)
         return jnp.where(step < self.warmup, rising, self.relative(step, steps)) * peak
 
+    @abc.abstractmethod
     def relative(self, step: Array, steps: ArrayLike) -> Array:
         """What multiplies the peak after the warm-up (shape of `step`)."""
-        raise NotImplementedError
 
     def progress(self, step: Array, steps: ArrayLike) -> Array:
         """How much of the time after the warm-up is over, in [0, 1]."""
@@ -44,11 +48,14 @@ class Schedule:
                 f"{name}: warmup = {self.warmup} is outside [0, {steps}], the steps of the run;"
                 " change `warmup` or `steps`"
             )
-        rates = np.asarray(self(np.arange(steps), peak, steps))
+        # All steps of a run but the longest, of which these are as good as all.
+        tried = np.rint(np.linspace(0, steps - 1, min(steps, MOST_TRIED))).astype(np.int64)
+        rates = np.asarray(self(tried, peak, steps))
         wrong = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
         if wrong.size:
+            step, rate = tried[wrong[0]], rates[wrong[0]]
             raise UsageError(
-                f"{name}: the learning rate at step {wrong[0]} is {rates[wrong[0]]:g}, but must be"
+                f"{name}: the learning rate at step {step} is {rate:g}, but must be"
                 f" finite and 0 or more; change the fields of {self}"
             )
 

@@ -32,6 +32,7 @@ from deeplearn.report.rows import RowLog, read_rows
 from deeplearn.report.summary import summary
 from deeplearn.report.tensorboard import TensorBoard
 from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
+from deeplearn.sharding import BATCH_AXIS, make_mesh
 from deeplearn.step import TrainState
 
 
@@ -84,7 +85,8 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
     """The run that a directory holds: its experiment, rebuilt from source, and its latest state.
 
     With early stopping the state is the best one. `experiment` is needed where the source is not a
-    module of `experiments`. Raises `UsageError` where there is no run, `ResumeError` where the
+    module of `experiments`. Where its mesh does not fit the devices here, all of them hold the
+    whole state. Raises `UsageError` where there is no run, `ResumeError` where the
     source has changed since.
     """
     directory = Path(workdir).expanduser().resolve()
@@ -96,9 +98,18 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     with contextlib.closing(checkpoints):
         done = max(checkpoints.steps(), default=0)
-        refuse_differences(directory, stored, experiment, done)
-        program = Program(experiment)
+        refuse_differences(directory, stored, experiment, done, resuming=False)
+        program = Program(_placed_here(experiment))
         return _result(program, checkpoints.restore(program.shapes), checkpoints, directory)
+
+
+def _placed_here(experiment: Experiment) -> Experiment:
+    """The experiment with its own mesh and rules, or without them where the devices are others."""
+    try:
+        make_mesh(experiment.mesh)
+    except UsageError:
+        return dataclasses.replace(experiment, mesh=((BATCH_AXIS, -1),), rules=())
+    return experiment
 
 
 def _loop(
@@ -137,26 +148,30 @@ def _loop(
         # decided. Pictures and rows are written ahead of the save: a resumed run keeps them.
         draw = Draw(experiment, directory / "samples", log)
         watch, save = Watch(progress, pace), Save(checkpoints, flush)
-        order = [preempt, watch, log, Evaluate(evaluator, log), draw, save, *extra]
+        order = [preempt, watch, log, Evaluate(evaluator, log), draw, save]
         batches = program.batches(loop.step)
         stack.callback(batches.close)
         step = None
         for batch in batches:
             step = step or program.compile(batch)
-            for hook in order:
+            for hook in (*order, *extra):
                 hook.before(loop)
             loop.state, loop.metrics = step(loop.state, batch)
             loop.step += experiment.steps_per_call
             for hook in order:
                 hook.after(loop)
-            if loop.last or loop.preempted:
+            # What a hook behind the save asks for has its save behind the next call.
+            ended = loop.last or loop.preempted
+            for hook in extra:
+                hook.after(loop)
+            if ended:
                 break
         checkpoints.wait()
         if loop.preempted and not loop.last:
-            assert preempt.received is not None
-            name = signal.Signals(preempt.received).name
+            number = preempt.received
+            name = "a hook" if number is None else signal.Signals(number).name
             raise Preempted.by(
-                preempt.received,
+                number,
                 f"{name} stopped the run at step {loop.step}; its checkpoint is written:"
                 f" start again with the same --workdir {directory}",
             )
@@ -212,7 +227,7 @@ def _close(run: Run, seconds: float, trained: bool) -> None:
 def _source(name: str) -> Experiment:
     """The experiment that a module of `experiments` describes."""
     path = f"experiments.{name}"
-    if not all(importlib.util.find_spec(part) for part in ("experiments", path)):
+    if not name.isidentifier() or not all(map(importlib.util.find_spec, ("experiments", path))):
         raise UsageError(
             f"there is no experiments/{name}.py; give the experiment: load(workdir, experiment)"
         )

@@ -81,7 +81,6 @@ def _translate(run: Any, values: Any) -> int:
 
 
 def _write(run: Any, values: Any) -> int:
-    import jax
 
     from deeplearn.data.vocabulary import END
     from deeplearn.sampling.autoregressive import Request
@@ -105,7 +104,7 @@ def _write(run: Any, values: Any) -> int:
     prompt = tuple(map(int, vocabulary.encode(values.prompt)))
     chunks = run.experiment.task.sample(
         evaluation_variables(run.state),
-        jax.random.key(values.seed or 0),
+        _key(values.seed),
         Request((prompt,), Sampler(stop=stop, **given)),
     )
     drawn = (chunk[0] for chunk in chunks)
@@ -115,9 +114,16 @@ def _write(run: Any, values: Any) -> int:
     return 0
 
 
+def _key(seed: int | None) -> Any:
+    import jax
+
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UsageError(f"--seed={seed} must be in [0, 2³²)")
+    return jax.random.key(seed or 0)
+
+
 def _draw(run: Any, values: Any) -> int:
     """Pictures of samples, of the way from one to another, and of the steps of diffusion."""
-    import jax
 
     from deeplearn import generation
     from deeplearn.report.images import Gallery
@@ -129,7 +135,7 @@ def _draw(run: Any, values: Any) -> int:
     given = {name: value for name, value in options.items() if value is not None}
     # What was asked for is told by the name, so that a picture of something else stays.
     suffix = "".join(f"_{name}={value}" for name, value in given.items())
-    rng = jax.random.key(given.pop("seed", 0))
+    rng = _key(given.pop("seed", None))
     if "label" in given:
         given["labels"] = (given.pop("label"),)
     if "guidance_interval" in given:

@@ -39,7 +39,13 @@ def train(values: Any, rest: list[str]) -> int:
     from deeplearn.overrides import override
 
     experiment = importlib.import_module(f"experiments.{values.experiment}").experiment()
-    deeplearn.train(override(experiment, values.set), values.workdir)
+    experiment = override(experiment, values.set)
+    if experiment.name != values.experiment:
+        raise UsageError(
+            f"the experiment of experiments/{values.experiment}.py is called '{experiment.name}',"
+            " a file in which the other modes would look for it; give it the name of its own"
+        )
+    deeplearn.train(experiment, values.workdir)
     return 0
 
 
@@ -178,7 +184,7 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
     try:
         if workdir is None:
             raise OSError
-        path = Path(workdir, "crash.txt")
+        path = Path(workdir, "crash.txt").expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"./launch.sh {shlex.join(words)}\n\n{traceback.format_exc()}")
     except OSError:

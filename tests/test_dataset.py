@@ -162,6 +162,14 @@ def test_evaluation_sees_each_example_once_in_order(size, batch, cut):
     assert weights.sum() == size
 
 
+def test_a_mask_of_the_source_counts_in_evaluation_too():
+    weights = np.array([1.0, 0.0, 0.5], np.float32)
+    source = Arrays({"x": np.zeros((3, 1)), "mask": weights})
+    batch = Sequential(source, 4).batch(0, slice(0, 4))
+    np.testing.assert_array_equal(batch["mask"], [*weights, 0])
+    assert batch["mask"].dtype == np.float32
+
+
 def test_the_evaluation_specification_has_the_mask():
     dataset = Sequential(numbered(5), 2)
     assert dataset.spec["mask"] == Field((), "float32")

@@ -283,6 +283,7 @@ def test_a_task_that_cannot_work_is_refused_in_one_line(fields, message):
     [
         ({"x": np.full((8, 2), np.nan)}, "'x' in row 0"),
         ({"label": LABEL - 1}, "'label' in row 0 .* is -1"),
+        ({"label": LABEL + 1}, "'label' in row .*: it is outside"),
         ({"x": None}, "no field 'x'"),
     ],
 )

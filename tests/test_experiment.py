@@ -70,6 +70,7 @@ def test_the_record_refuses_what_it_cannot_write():
         ({"early_stopping": EarlyStopping("dev/loss")}, "SPLIT/NAME with a split of: test"),
         ({"early_stopping": EarlyStopping("test/loss", "least")}, "must be min or max"),
         ({"early_stopping": EarlyStopping("test/loss", patience=0)}, "at least 1"),
+        ({"evaluation": {"train": make().train}}, "an evaluation split cannot be called 'train'"),
         ({"optimizer": AdamW(learning_rate=float("nan"))}, "learning_rate"),
         ({"optimizer": AdamW(learning_rate=-1.0)}, "learning_rate"),
     ],

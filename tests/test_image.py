@@ -6,7 +6,7 @@ import pytest
 from deeplearn.data.dataset import Draw, Shuffled
 from deeplearn.data.image import CutMix, Mixup, RandomCrop, RandomErasing, RandomFlip
 from deeplearn.data.memory import Arrays
-from deeplearn.data.permutation import example_keys
+from deeplearn.data.permutation import example_keys, uniform
 from deeplearn.data.source import Field
 from deeplearn.errors import DataError, UsageError
 
@@ -181,6 +181,22 @@ def test_partners_went_through_the_transforms_before_with_draws_of_their_own():
     brought = mixed & ~once
     assert brought.any(axis=(1, 2)).mean() > 0.3
     assert brought.any(axis=0).mean() > 0.9  # one rectangle would cover a third at most
+
+
+@pytest.mark.parametrize("transform", [Mixup(1.0, CLASSES), CutMix(1.0, CLASSES)], ids=repr)
+def test_what_a_source_draws_of_a_partner_does_not_follow_the_mix(transform):
+    seen = []
+
+    def fetch(indices, keys):
+        seen.append(keys)
+        return source().gather(indices)
+
+    keys = example_keys(0, 0, np.arange(N))
+    transform(source().gather(np.arange(N)), Draw(keys, fetch, N))
+    for stream in range(5):
+        for own in range(5):
+            pair = uniform(seen[0], stream), uniform(keys, own)
+            assert abs(np.corrcoef(*pair)[0, 1]) < 0.3
 
 
 def test_a_label_outside_the_classes_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deeplearn.errors import DataError, Error, Preempted
-from experiments import _command, launch
+from experiments import _command, launch, mlp_digits
 from experiments._command import Flag, Mode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +198,25 @@ def test_a_crash_goes_to_the_run_directory(command, replace_train, tmp_path):
     text = path.read_text()
     assert text.startswith("./launch.sh train --experiment=mlp_digits ")
     assert "Traceback" in text and text.endswith("second line\n")
+
+
+def test_a_crash_finds_the_home_directory(command, replace_train, tmp_path, monkeypatch):
+    def fail(values, rest):
+        raise RuntimeError
+
+    replace_train(fail)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command("train", "--experiment=mlp_digits", "--workdir=~/run")[0] == 70
+    assert (tmp_path / "run" / "crash.txt").exists()
+
+
+def test_an_experiment_that_has_another_name_than_its_file_is_refused(command, monkeypatch):
+    code, _, err = command("train", "--experiment=mlp_digits", "--set", "name=mine")
+    assert code == 2 and "mlp_digits.py is called 'mine'" in err and err.count("\n") == 1
+    named = dataclasses.replace(mlp_digits.experiment(), name="copied")
+    monkeypatch.setattr(mlp_digits, "experiment", lambda: named)
+    code, _, err = command("train", "--experiment=mlp_digits")
+    assert code == 2 and "mlp_digits.py is called 'copied'" in err and err.count("\n") == 1
 
 
 def test_a_crash_that_cannot_be_written_is_printed(command, replace_train, tmp_path):

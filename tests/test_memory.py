@@ -8,7 +8,7 @@ import pytest
 
 from deeplearn.data.memory import Arrays, scaled
 from deeplearn.data.source import Field
-from deeplearn.errors import DataError
+from deeplearn.errors import DataError, UsageError
 
 
 def source() -> Arrays:
@@ -43,6 +43,19 @@ def test_pixels_stay_bytes_in_memory_and_come_out_scaled():
     np.testing.assert_allclose(batch, expected, atol=1e-6)
     plain = scaled(np.array([[0, 255]], np.uint8), (), ())
     np.testing.assert_array_equal(plain, np.array([[0, 1]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "do not fit pixels of 2 channels"),
+        ({"std": (0.0,)}, "std=.*must be above 0"),
+    ],
+)
+def test_a_scaling_that_cannot_be_is_refused(options, message):
+    pixels = np.zeros((5, 4, 3, 2), np.uint8)
+    with pytest.raises(UsageError, match=message):
+        Arrays({"x": pixels}, **options).gather(np.arange(2))
 
 
 def test_what_gather_returns_may_be_written():

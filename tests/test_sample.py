@@ -112,6 +112,7 @@ def test_a_text_ends_what_is_written(sample):
         (["--prompt=ab", "--beams=2"], "no use for --beams: the task of this run is Language"),
         (["--prompt=ab", "--count=63"], "count=63 exceed max_length=64"),
         (["--prompt=ab", "--temperature=-1"], "temperature=-1.0 must be"),
+        (["--prompt=ab", "--seed=4294967296"], "--seed=4294967296 must be in [0, 2³²)"),
     ],
 )
 def test_what_cannot_be_written_is_refused(sample, words, wanted):

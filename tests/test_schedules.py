@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from deeplearn import schedules
 from deeplearn.errors import UsageError
 from deeplearn.schedules import WSD, Constant, Cosine, Linear, Schedule, Step
 
@@ -116,6 +117,13 @@ def test_bad_schedules_are_refused_in_one_line(schedule, message):
 def test_bad_peaks_are_refused(peak):
     with pytest.raises(UsageError, match="at step 0"):
         Constant().validate(peak, STEPS)
+
+
+def test_a_run_without_end_is_validated_in_little_memory(monkeypatch):
+    monkeypatch.setattr(schedules, "MOST_TRIED", 1000)
+    Cosine(warmup=10).validate(PEAK, 2**31 - 1)
+    with pytest.raises(UsageError, match=r"at step \d{10} is -"):
+        Cosine(final=-0.1).validate(PEAK, 2**31 - 1)
 
 
 def test_ten_million_steps_are_exact_integers():

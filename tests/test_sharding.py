@@ -232,9 +232,9 @@ jax.tree.map(
 def test_microbatches_must_divide_the_rows_of_every_device(run_on_devices):
     script = """
 from deeplearn.errors import UsageError
-Program(dataclasses.replace(base, microbatches=8))
+print(Program(dataclasses.replace(base, microbatches=8)).rows)
 try:
-    Program(dataclasses.replace(base, microbatches=16))
+    Program(dataclasses.replace(base, microbatches=16)).rows
 except UsageError as error:
     print(error)
 """

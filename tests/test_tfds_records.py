@@ -11,7 +11,7 @@ from records import TABULAR, digits, record_file
 from deeplearn.data.builders import tabular
 from deeplearn.data.stream import TfdsImages
 from deeplearn.data.tfds import Tfds
-from deeplearn.errors import DataError
+from deeplearn.errors import DataError, UsageError
 
 
 def test_a_dataset_that_another_process_prepares_first_is_read(tmp_path, monkeypatch):
@@ -60,6 +60,8 @@ def test_unknown_splits_features_versions_and_names_are_refused(prepared):
             len(digits(prepared, **options))
     with pytest.raises(DataError, match="no dataset 'cifar1O'; did you mean 'cifar10'"):
         len(Tfds("cifar1O", data_dir=str(prepared)))
+    with pytest.raises(UsageError, match="write name='mnist', version='9.9.9'"):
+        len(Tfds("mnist:9.9.9", data_dir=str(prepared)))
     with pytest.raises(DataError, match="no dataset 'zzzzzz'$"):
         len(Tfds("zzzzzz", data_dir=str(prepared)))
 

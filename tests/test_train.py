@@ -123,6 +123,25 @@ def test_loading_rebuilds_from_the_source_and_refuses_another_one(experiment, fi
         load(tmp_path / "nothing")
 
 
+def test_a_run_is_loaded_where_its_mesh_does_not_fit(experiment, finished):
+    placed = dataclasses.replace(experiment, mesh=(("data", 3),), rules=(("kernel", "fsdp"),))
+    loaded = load(finished.workdir, placed)
+    assert evaluate(loaded, "test") == finished.metrics["test"]
+    with pytest.raises(UsageError, match="needs 3 devices"):
+        train(placed, finished.workdir)
+
+
+def test_a_run_of_single_devices_is_loaded_on_any_number(experiment, tmp_path):
+    alone = dataclasses.replace(experiment, per_device=True, steps=5)
+    run = train(alone, tmp_path / "run")
+    path = run.workdir / "experiment.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "devices": 4}))
+    assert evaluate(load(run.workdir, alone), "test") == run.metrics["test"]
+    with pytest.raises(ResumeError, match="devices: 4 there, 1 now"):
+        train(alone, run.workdir)
+
+
 def test_a_finished_run_is_not_touched_again(experiment, finished):
     files = finished.workdir.rglob("*")
     before = {path: path.stat().st_mtime_ns for path in files if path.suffix == ".json"}
@@ -146,6 +165,23 @@ def test_sigterm_saves_and_the_next_start_ends_alike(experiment, finished, tmp_p
     cut, uncut = (run.workdir / "metrics.jsonl" for run in (resumed, finished))
     assert cut.read_bytes() == uncut.read_bytes()
     assert later not in (tmp_path / "cut" / "timing.jsonl").read_text()
+
+
+def test_a_hook_can_end_the_run_or_leave_it_to_be_resumed(experiment, finished, tmp_path):
+    def stop(loop):
+        loop.stopping = True
+
+    def leave(loop):
+        loop.preempted = True
+
+    stopped = train(experiment, tmp_path / "stopped", hooks=[At(7, stop)])
+    assert int(stopped.state.step) == 8
+    assert stopped.metrics == load(stopped.workdir, experiment).metrics
+    assert set(stopped.metrics) == {"train", "test"}
+    with pytest.raises(Preempted, match="a hook stopped the run at step 8"):
+        train(experiment, tmp_path / "left", hooks=[At(7, leave)])
+    resumed = train(experiment, tmp_path / "left")
+    assert state_sha256(resumed.state) == state_sha256(finished.state)
 
 
 def test_the_loop_gives_the_signals_back(experiment, tmp_path):

@@ -170,7 +170,7 @@ class Sequential:
     """One pass in order, for evaluation: `batches` batches, the last one padded.
 
     Every batch has the field `mask` (float32, (B,)), 0 in padded rows, which repeat the last
-    example. Raises `DataError` where the source is empty.
+    example, and else the `mask` of the source or 1. Raises `DataError` where the source is empty.
     """
 
     source: Source
@@ -207,7 +207,8 @@ class Sequential:
         start = step * self.batch_size
         numbers = np.arange(start + rows.start, start + rows.stop, dtype=np.int64)
         examples = _gather(self.source, np.minimum(numbers, len(self) - 1))
-        return {**examples, "mask": (numbers < len(self)).astype(np.float32)}
+        real = (numbers < len(self)).astype(np.float32)
+        return {**examples, "mask": real * examples.get("mask", np.float32(1))}
 
 
 def _gather(source: Source, indices: np.ndarray, keys: np.ndarray | None = None) -> Examples:

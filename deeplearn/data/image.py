@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from deeplearn.data.dataset import Draw
+from deeplearn.data.permutation import fold
 from deeplearn.data.source import Examples
 from deeplearn.errors import DataError, UsageError
 
@@ -183,8 +184,9 @@ def _beta(alpha: float, uniform: np.ndarray) -> np.ndarray:
 
 
 def _partner(draw: Draw) -> Examples:
-    """Another example for each row, with its own draws in the transforms before."""
-    return draw.fetch(draw.integers(0, draw.size), draw.keys)
+    """Another example for each row, with its own draws in the source and the transforms before."""
+    # Those would draw from the streams 0 to 4 of this transform.
+    return draw.fetch(draw.integers(0, draw.size), fold(draw.keys, 5))
 
 
 def _mixed(examples: Examples, partner: Examples, part: np.ndarray, classes: int) -> np.ndarray:

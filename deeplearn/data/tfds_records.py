@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deeplearn.errors import DataError, did_you_mean
+from deeplearn.errors import DataError, UsageError, did_you_mean
 
 CHUNK = 4096
 """How many examples are read at a time."""
@@ -85,6 +85,11 @@ class Records:
 
 def _builder(name: str, version: str | None, root: Path) -> Any:
     """The builder of a dataset that is prepared, or that one of ours can prepare here and now."""
+    if stated := re.search(r":([\d.*]+)$", name):
+        raise UsageError(
+            f"dataset '{name}': the version has a field of its own; write"
+            f" name='{name[: stated.start()]}', version='{stated[1]}'"
+        )
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:

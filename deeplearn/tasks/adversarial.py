@@ -26,7 +26,7 @@ from flax import linen as nn
 from deeplearn.adversarial_losses import LOSSES, gradient_penalty
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.sampling.images import Request
-from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
+from deeplearn.tasks.checks import require_fields, require_finite, require_labels
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.tasks.player import DISCRIMINATOR, GENERATOR, joined, player
 from deeplearn.tasks.player_failure import broken_player, collapsed_player
@@ -192,11 +192,8 @@ class Adversarial:
         """Raises `DataError` for images that are not finite, or labels out of range."""
         require_fields(batch, "x", *(["label"] if self.conditional else []))
         require_finite(batch, "x")
-        classes = getattr(self.generator, "classes", None)
-        if self.conditional and classes is not None:
-            label = np.asarray(batch["label"])
-            reason = f"is outside [0, {classes - 1}]; mend the labels or the field `classes`"
-            refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
+        if self.conditional:
+            require_labels(batch, self.classes)
 
     def diagnose(self, metrics: Mapping[str, float]) -> str:
         """`broken_player` of a row of training metrics."""

@@ -49,6 +49,16 @@ def require_tokens(batch: HostBatch, name: str, vocabulary: int, shortest: int =
         )
 
 
+def require_labels(batch: HostBatch, classes: int) -> None:
+    """Raises `DataError` for a `label` outside [0, classes − 1]; without `classes` below 0."""
+    label = np.asarray(batch["label"])
+    if classes:
+        reason = f"is outside [0, {classes - 1}]; mend the labels or the field `classes`"
+        refuse_rows(batch, "label", (label < 0) | (label >= classes), reason)
+    else:
+        refuse_rows(batch, "label", label < 0, "must be 0 or more")
+
+
 def refuse_rows(batch: HostBatch, name: str, bad: np.ndarray, reason: str) -> None:
     """Raises `DataError` with the value and the row of the first `bad` (B,) row that counts."""
     rows = np.flatnonzero(bad & (batch["mask"] > 0) if "mask" in batch else bad)

@@ -25,7 +25,7 @@ from deeplearn.processes import Process, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
 from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
-from deeplearn.tasks.checks import refuse_rows, require_fields, require_finite
+from deeplearn.tasks.checks import require_fields, require_finite, require_labels
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
 
@@ -192,7 +192,7 @@ class Denoising:
         require_fields(batch, "x")
         require_finite(batch, "x")
         if "label" in batch:
-            refuse_rows(batch, "label", np.asarray(batch["label"]) < 0, "must be 0 or more")
+            require_labels(batch, self.classes)
 
     def _inputs(self, x0: Array, noise: Array, level: Array) -> tuple[tuple[Array, Array], Array]:
         """What the model reads, scaled x_t and conditioning (B,), and x_t itself."""
