@@ -18,7 +18,7 @@ from deeplearn.data.vocabulary import Symbols
 from deeplearn.errors import UsageError
 from deeplearn.experiment import Experiment
 from deeplearn.sampling.autoregressive import BUCKET
-from deeplearn.sharding import BATCH_AXIS, batch_sharding, make_mesh, process_rows, to_devices
+from deeplearn.sharding import BATCH_AXIS, batch_sharding, process_rows, to_devices
 from deeplearn.step import evaluation_variables
 from deeplearn.tasks.task import Compressing, Task
 from deeplearn.text_metrics import bleu, chrf, error_rate, exact_match
@@ -105,7 +105,8 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
 
     Raises `UsageError` where the experiment has no such split.
     """
-    evaluator = Evaluator(run.experiment, make_mesh(run.experiment.mesh))
+    placed: Any = run.state.step.sharding  # where the run is, which need not be its own mesh
+    evaluator = Evaluator(run.experiment, placed.mesh)
     return evaluator(evaluation_variables(run.state), split)
 
 

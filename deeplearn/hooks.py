@@ -30,10 +30,11 @@ from deeplearn.tasks.task import Generative
 class Loop:
     """What hooks see: the state after `step` updates and the metrics of the last of them.
 
-    A hook ahead of the save may replace `state.control`. Any may set `stopping`, which finishes the
-    run, or `preempted`, which leaves it to be resumed: behind this call, but behind the next where
-    the `after` of a user's hook sets it, since that comes behind the save. `improved_at` is the
-    step of the best evaluation in this process. `results` are the latest metrics of each split.
+    A hook ahead of the save may replace `state.control`. Any may set `stopping`, which ends the run
+    as its last step does until it is started again, or `preempted`, which leaves it to be resumed:
+    behind this call, but behind the next where the `after` of a user's hook sets it, since that
+    comes behind the save. `improved_at` is the step of the best evaluation in this process.
+    `results` are the latest metrics of each split.
     """
 
     experiment: Experiment

@@ -30,27 +30,30 @@ def override(experiment: Experiment, changes: Iterable[str]) -> Experiment:
     """
     for change in changes:
         path, equals, text = change.partition("=")
-        if path.strip() == "overrides":
+        if path.strip().partition(".")[0] == "overrides":
             raise UsageError(f"--set {change}: 'overrides' holds these changes; make them instead")
         if not equals or not path.strip():
             raise UsageError(
                 f"--set {change}: write PATH=VALUE, such as optimizer.learning_rate=0.1"
             )
-        experiment = _change(experiment, path.strip().split("."), text.strip(), change)
+        experiment = _change(experiment, Any, path.strip().split("."), text.strip(), change)
         overrides = (*experiment.overrides, change)
         experiment = dataclasses.replace(experiment, overrides=overrides)
     return experiment
 
 
-def _change(owner: Any, path: list[str], text: str, change: str) -> Any:
-    """A copy of `owner` with the value at `path` replaced."""
+def _change(owner: Any, declared: Any, path: list[str], text: str, change: str) -> Any:
+    """A copy of `owner`, whose type is `declared`, with the value at `path` replaced."""
     name, *rest = path
     current = _child(owner, name, change)
+    known = dataclasses.is_dataclass(owner)
+    annotation = _annotation(owner, name) if known else _item_type(declared, name)
     if rest:
-        return _replace(owner, name, _change(current, rest, text, change))
-    annotation = _annotation(owner, name)
-    # An item of a tuple or mapping has no type but that of its value: siblings may take its place.
-    bound = annotation if dataclasses.is_dataclass(owner) else object
+        return _replace(owner, name, _change(current, annotation, rest, text, change))
+    bound = annotation
+    if annotation is Any and not known:
+        # Nothing but the value tells what an item may be: its siblings may take its place.
+        annotation, bound = type(current), object
     value = _parse(text, annotation, _classes(annotation, current, bound), current, change)
     return _replace(owner, name, value)
 
@@ -82,10 +85,19 @@ def _replace(owner: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(owner, **{name: value})
 
 
+def _item_type(declared: Any, name: str) -> Any:
+    """What a declared tuple or mapping says of its item; Any where it says nothing."""
+    for option in _options(declared):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if isinstance(origin, type) and issubclass(origin, Mapping):
+            return arguments[1]
+        if origin is tuple:
+            return arguments[0] if arguments[-1] is Ellipsis else arguments[int(name)]
+    return Any
+
+
 def _annotation(owner: Any, name: str) -> Any:
     """The declared type of a field; that of the current value where none is declared."""
-    if not dataclasses.is_dataclass(owner):
-        return type(_child(owner, name, name))
     for cls in inspect.getmro(type(owner)):
         if name in cls.__dict__.get("__annotations__", {}):
             annotation = cls.__dict__["__annotations__"][name]

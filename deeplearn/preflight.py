@@ -22,7 +22,7 @@ def check(program: Program, evaluator: Evaluator) -> None:
     example. The loop checks every batch in any case. Evaluations are traced and not computed.
     """
     experiment = program.experiment
-    program.rows  # noqa: B018 (raises where a batch does not divide)
+    program.require_divisible()
     # What an augmentation makes of its examples is seen in the loop alone.
     if isinstance(experiment.train, InMemory) and not experiment.augment:
         rows = Sequential(experiment.train, experiment.evaluation_batch_size)

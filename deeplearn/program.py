@@ -55,12 +55,8 @@ class Program:
             self._shardings,
         )
 
-    @functools.cached_property
-    def rows(self) -> slice:
-        """The rows of a batch that this process reads.
-
-        Raises `UsageError` where a batch does not divide over microbatches and devices.
-        """
+    def require_divisible(self) -> None:
+        """Raises `UsageError` where a batch does not divide over microbatches and devices."""
         experiment = self.experiment
         parts = experiment.microbatches * self.mesh.shape[BATCH_AXIS]
         if experiment.batch_size % parts:
@@ -69,7 +65,11 @@ class Program:
                 f" {experiment.microbatches} microbatches on {parts // experiment.microbatches}"
                 f" devices of mesh axis '{BATCH_AXIS}'"
             )
-        return process_rows(self.mesh, experiment.batch_size)
+
+    @property
+    def rows(self) -> slice:
+        """The rows of a batch that this process reads."""
+        return process_rows(self.mesh, self.experiment.batch_size)
 
     def init(self) -> TrainState:
         """The first state, made where it will live: no leaf is ever whole on one device."""

@@ -29,6 +29,14 @@ FREE = ("log_every", "save_every", "keep", "rules", "overrides")
 FREE_WITHOUT_STOPPING = ("evaluate_every", "evaluation", "evaluation_batch_size")
 
 
+def run_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a run directory, which need not be there."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise UsageError(f"run directory {path}: {error}; choose another --workdir") from None
+
+
 class RunDirectory:
     """A run directory held by this process while the context is open.
 
@@ -37,7 +45,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).expanduser().resolve()
+        self.path = run_path(path)
         self._lock: Any = None
 
     def __enter__(self) -> RunDirectory:

@@ -48,8 +48,9 @@ class Schedule(abc.ABC):
                 f"{name}: warmup = {self.warmup} is outside [0, {steps}], the steps of the run;"
                 " change `warmup` or `steps`"
             )
-        # All steps of a run but the longest, of which these are as good as all.
+        # All steps of a run but the longest; of that a sample, and where the warm-up ends.
         tried = np.rint(np.linspace(0, steps - 1, min(steps, MOST_TRIED))).astype(np.int64)
+        tried = np.union1d(tried, np.clip(self.warmup + np.arange(-1, 2), 0, steps - 1))
         rates = np.asarray(self(tried, peak, steps))
         wrong = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
         if wrong.size:

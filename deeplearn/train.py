@@ -31,8 +31,14 @@ from deeplearn.report.receipt import read_json, receipt, write_json
 from deeplearn.report.rows import RowLog, read_rows
 from deeplearn.report.summary import summary
 from deeplearn.report.tensorboard import TensorBoard
-from deeplearn.run_directory import RunDirectory, describe, refuse_differences, stored_experiment
-from deeplearn.sharding import BATCH_AXIS, make_mesh
+from deeplearn.run_directory import (
+    RunDirectory,
+    describe,
+    refuse_differences,
+    run_path,
+    stored_experiment,
+)
+from deeplearn.sharding import BATCH_AXIS
 from deeplearn.step import TrainState
 
 
@@ -85,11 +91,11 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
     """The run that a directory holds: its experiment, rebuilt from source, and its latest state.
 
     With early stopping the state is the best one. `experiment` is needed where the source is not a
-    module of `experiments`. Where its mesh does not fit the devices here, all of them hold the
-    whole state. Raises `UsageError` where there is no run, `ResumeError` where the
-    source has changed since.
+    module of `experiments`. Where its mesh or rules do not fit the devices here, the state lies on
+    them by its "fsdp" rules alone. Raises `UsageError` where there is no run, `ResumeError` where
+    the source has changed since.
     """
-    directory = Path(workdir).expanduser().resolve()
+    directory = run_path(workdir)
     stored = stored_experiment(directory)
     if stored is None:
         raise UsageError(f"no run in {directory}: there is no experiment.json; check --workdir")
@@ -99,17 +105,20 @@ def load(workdir: str | os.PathLike[str], experiment: Experiment | None = None) 
     with contextlib.closing(checkpoints):
         done = max(checkpoints.steps(), default=0)
         refuse_differences(directory, stored, experiment, done, resuming=False)
-        program = Program(_placed_here(experiment))
-        return _result(program, checkpoints.restore(program.shapes), checkpoints, directory)
+        program = _program_here(experiment)
+        state = checkpoints.restore(program.shapes)
+        run = _result(program, state, checkpoints, directory)
+        return dataclasses.replace(run, experiment=experiment)
 
 
-def _placed_here(experiment: Experiment) -> Experiment:
-    """The experiment with its own mesh and rules, or without them where the devices are others."""
+def _program_here(experiment: Experiment) -> Program:
+    """The program of an experiment on the devices at hand, which need not be those of its mesh."""
     try:
-        make_mesh(experiment.mesh)
+        return Program(experiment)
     except UsageError:
-        return dataclasses.replace(experiment, mesh=((BATCH_AXIS, -1),), rules=())
-    return experiment
+        # What is wrong beside mesh and rules is so here too.
+        rules = tuple(rule for rule in experiment.rules if rule[1] == "fsdp")
+        return Program(dataclasses.replace(experiment, mesh=((BATCH_AXIS, -1),), rules=rules))
 
 
 def _loop(
@@ -151,7 +160,7 @@ def _loop(
         order = [preempt, watch, log, Evaluate(evaluator, log), draw, save]
         batches = program.batches(loop.step)
         stack.callback(batches.close)
-        step = None
+        step, finished = None, False
         for batch in batches:
             step = step or program.compile(batch)
             for hook in (*order, *extra):
@@ -161,13 +170,13 @@ def _loop(
             for hook in order:
                 hook.after(loop)
             # What a hook behind the save asks for has its save behind the next call.
-            ended = loop.last or loop.preempted
+            finished, left = loop.last, loop.preempted
             for hook in extra:
                 hook.after(loop)
-            if ended:
+            if finished or left:
                 break
         checkpoints.wait()
-        if loop.preempted and not loop.last:
+        if loop.preempted and not finished:
             number = preempt.received
             name = "a hook" if number is None else signal.Signals(number).name
             raise Preempted.by(

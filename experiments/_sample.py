@@ -81,7 +81,6 @@ def _translate(run: Any, values: Any) -> int:
 
 
 def _write(run: Any, values: Any) -> int:
-
     from deeplearn.data.vocabulary import END
     from deeplearn.sampling.autoregressive import Request
     from deeplearn.sampling.sampler import Sampler

@@ -42,8 +42,8 @@ def train(values: Any, rest: list[str]) -> int:
     experiment = override(experiment, values.set)
     if experiment.name != values.experiment:
         raise UsageError(
-            f"the experiment of experiments/{values.experiment}.py is called '{experiment.name}',"
-            " a file in which the other modes would look for it; give it the name of its own"
+            f"the experiment of experiments/{values.experiment}.py has name='{experiment.name}', so"
+            f" that the other modes would look for it in another file; leave it at the file's name"
         )
     deeplearn.train(experiment, values.workdir)
     return 0
@@ -187,7 +187,7 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
         path = Path(workdir, "crash.txt").expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"./launch.sh {shlex.join(words)}\n\n{traceback.format_exc()}")
-    except OSError:
+    except (OSError, RuntimeError):  # the latter of a home directory that is not known
         traceback.print_exception(error)
     else:
         what = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -163,11 +163,14 @@ def test_evaluation_sees_each_example_once_in_order(size, batch, cut):
 
 
 def test_a_mask_of_the_source_counts_in_evaluation_too():
-    weights = np.array([1.0, 0.0, 0.5], np.float32)
-    source = Arrays({"x": np.zeros((3, 1)), "mask": weights})
-    batch = Sequential(source, 4).batch(0, slice(0, 4))
-    np.testing.assert_array_equal(batch["mask"], [*weights, 0])
-    assert batch["mask"].dtype == np.float32
+    for weights in (np.array([1.0, 0.0, 0.5]), np.array([True, False, True])):
+        source = Arrays({"x": np.zeros((3, 1)), "mask": weights})
+        batch = Sequential(source, 4).batch(0, slice(0, 4))
+        np.testing.assert_array_equal(batch["mask"], [*weights, 0])
+        assert batch["mask"].dtype == np.float32
+    wide = Arrays({"x": np.zeros((3, 1)), "mask": np.ones((3, 2))})
+    with pytest.raises(DataError, match=r"'mask' of .* has the shape \(2,\) an example"):
+        Sequential(wide, 4).batch(0, slice(0, 4))
 
 
 def test_the_evaluation_specification_has_the_mask():

@@ -206,17 +206,19 @@ def test_a_crash_finds_the_home_directory(command, replace_train, tmp_path, monk
 
     replace_train(fail)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     assert command("train", "--experiment=mlp_digits", "--workdir=~/run")[0] == 70
     assert (tmp_path / "run" / "crash.txt").exists()
+    assert command("train", "--experiment=mlp_digits", "--workdir=~nobody0/run")[0] == 70
 
 
 def test_an_experiment_that_has_another_name_than_its_file_is_refused(command, monkeypatch):
     code, _, err = command("train", "--experiment=mlp_digits", "--set", "name=mine")
-    assert code == 2 and "mlp_digits.py is called 'mine'" in err and err.count("\n") == 1
+    assert code == 2 and "mlp_digits.py has name='mine'" in err and err.count("\n") == 1
     named = dataclasses.replace(mlp_digits.experiment(), name="copied")
     monkeypatch.setattr(mlp_digits, "experiment", lambda: named)
     code, _, err = command("train", "--experiment=mlp_digits")
-    assert code == 2 and "mlp_digits.py is called 'copied'" in err and err.count("\n") == 1
+    assert code == 2 and "mlp_digits.py has name='copied'" in err and err.count("\n") == 1
 
 
 def test_a_crash_that_cannot_be_written_is_printed(command, replace_train, tmp_path):

@@ -48,8 +48,9 @@ def test_pixels_stay_bytes_in_memory_and_come_out_scaled():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (0.5, 0.5, 0.5)}, "do not fit pixels of 2 channels"),
-        ({"std": (0.0,)}, "std=.*must be above 0"),
+        ({"mean": (0.5, 0.5, 0.5)}, r"do not fit pixels of shape \(4, 3, 2\)"),
+        ({"std": (0.0,)}, "and std above 0"),
+        ({"mean": (float("nan"),)}, "must be finite"),
     ],
 )
 def test_a_scaling_that_cannot_be_is_refused(options, message):

@@ -229,14 +229,17 @@ jax.tree.map(
     run_on_devices(2, COMMON + script)
 
 
-def test_microbatches_must_divide_the_rows_of_every_device(run_on_devices):
-    script = """
+def test_microbatches_must_divide_the_rows_of_every_device(run_on_devices, tmp_path):
+    script = f"""
+import pathlib
+from deeplearn import train
 from deeplearn.errors import UsageError
-print(Program(dataclasses.replace(base, microbatches=8)).rows)
+Program(dataclasses.replace(base, microbatches=8)).require_divisible()
 try:
-    Program(dataclasses.replace(base, microbatches=16)).rows
+    train(dataclasses.replace(base, microbatches=16), "{tmp_path}/run")
 except UsageError as error:
     print(error)
+assert not pathlib.Path("{tmp_path}/run").exists()
 """
     output = run_on_devices(2, COMMON + script)
     assert "batch_size=16 must be a multiple of 32: 16 microbatches on 2 devices" in output
@@ -317,3 +320,20 @@ for value, known in zip(leaves, np.load("{tmp_path}/next.npz").values(), strict=
     saved = run_on_devices(8, COMMON + script)
     assert run_on_devices(1, COMMON + script) == saved
     assert run_on_devices(4, COMMON + script) == saved
+
+
+def test_a_run_is_loaded_on_devices_that_do_not_fit_it(run_on_devices, tmp_path):
+    script = f"""
+from deeplearn import evaluate, load, train
+split = dataclasses.replace(
+    base, mesh=(("data", 2), ("model", 2)), evaluation={{"test": data}},
+    rules=(("input/kernel", (None, "model")), ("output", "fsdp")),
+)
+if jax.device_count() == 4:
+    train(split, "{tmp_path}/run")
+run = load("{tmp_path}/run", split)
+assert len(run.state.step.sharding.device_set) == jax.device_count()
+assert abs(evaluate(run)["loss"] - run.metrics["test"]["loss"]) < 1e-5
+"""
+    for devices in (4, 3):
+        run_on_devices(devices, COMMON + script)

@@ -119,13 +119,17 @@ def test_loading_rebuilds_from_the_source_and_refuses_another_one(experiment, fi
     other = dataclasses.replace(experiment, optimizer=AdamW(learning_rate=0.02))
     with pytest.raises(ResumeError, match=r"optimizer.learning_rate: 0.01 there, 0.02 now"):
         load(finished.workdir, other)
+    with pytest.raises(UsageError, match="run directory ~nobody0: Could not determine home"):
+        load("~nobody0")
     with pytest.raises(UsageError, match="no run in"):
         load(tmp_path / "nothing")
 
 
 def test_a_run_is_loaded_where_its_mesh_does_not_fit(experiment, finished):
-    placed = dataclasses.replace(experiment, mesh=(("data", 3),), rules=(("kernel", "fsdp"),))
+    rules = (("kernel", ("data", None)), ("bias", "fsdp"))
+    placed = dataclasses.replace(experiment, mesh=(("data", 3),), rules=rules)
     loaded = load(finished.workdir, placed)
+    assert loaded.experiment == placed
     assert evaluate(loaded, "test") == finished.metrics["test"]
     with pytest.raises(UsageError, match="needs 3 devices"):
         train(placed, finished.workdir)
@@ -182,6 +186,10 @@ def test_a_hook_can_end_the_run_or_leave_it_to_be_resumed(experiment, finished, 
         train(experiment, tmp_path / "left", hooks=[At(7, leave)])
     resumed = train(experiment, tmp_path / "left")
     assert state_sha256(resumed.state) == state_sha256(finished.state)
+    left, uncut = (run.workdir / "metrics.jsonl" for run in (resumed, finished))
+    assert left.read_bytes() == uncut.read_bytes()
+    with pytest.raises(Preempted, match="SIGTERM stopped the run at step 8"):
+        train(experiment, tmp_path / "both", hooks=[At(7, terminate), At(8, stop)])
 
 
 def test_the_loop_gives_the_signals_back(experiment, tmp_path):

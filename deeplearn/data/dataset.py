@@ -207,8 +207,13 @@ class Sequential:
         start = step * self.batch_size
         numbers = np.arange(start + rows.start, start + rows.stop, dtype=np.int64)
         examples = _gather(self.source, np.minimum(numbers, len(self) - 1))
-        real = (numbers < len(self)).astype(np.float32)
-        return {**examples, "mask": real * examples.get("mask", np.float32(1))}
+        mask = examples.get("mask", np.ones(len(numbers), np.float32))
+        if mask.ndim != 1:
+            raise DataError(
+                f"field 'mask' of {self.source} has the shape {mask.shape[1:]} an example; give it"
+                " one number for each"
+            )
+        return {**examples, "mask": np.where(numbers < len(self), mask, 0).astype(np.float32)}
 
 
 def _gather(source: Source, indices: np.ndarray, keys: np.ndarray | None = None) -> Examples:

@@ -185,7 +185,7 @@ def _beta(alpha: float, uniform: np.ndarray) -> np.ndarray:
 
 def _partner(draw: Draw) -> Examples:
     """Another example for each row, with its own draws in the source and the transforms before."""
-    # Those would draw from the streams 0 to 4 of this transform.
+    # By these keys as they are a source would draw the numbers that this transform has drawn.
     return draw.fetch(draw.integers(0, draw.size), fold(draw.keys, 5))
 
 

@@ -113,14 +113,13 @@ def _affine(
 
     NumPy broadcasts three channels at a time 15 times slower than a whole image.
     """
-    channels = shape[-1] if shape else 1
-    if {len(mean), len(std)} - {0, 1, channels}:
+    if {len(mean), len(std)} - {0, 1, *shape[-1:]}:
         raise UsageError(
-            f"mean={mean} and std={std} do not fit pixels of {channels} channels; give one number,"
-            " one for each channel, or none"
+            f"mean={mean} and std={std} do not fit pixels of shape {shape}; give one number, one"
+            " for each channel, or none"
         )
-    if not all(each > 0 for each in std):
-        raise UsageError(f"std={std}, by which pixels are divided, must be above 0")
+    if not (np.isfinite((*mean, *std)).all() and all(each > 0 for each in std)):
+        raise UsageError(f"mean={mean} and std={std} must be finite, and std above 0")
     center, spread = np.array(mean or (0.0,)), np.array(std or (1.0,))
     factors = 1 / (255 * spread), -center / spread
     scale, shift = (np.broadcast_to(each, shape).astype(np.float32).ravel() for each in factors)

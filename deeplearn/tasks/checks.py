@@ -50,7 +50,7 @@ def require_tokens(batch: HostBatch, name: str, vocabulary: int, shortest: int =
 
 
 def require_labels(batch: HostBatch, classes: int) -> None:
-    """Raises `DataError` for a `label` outside [0, classes − 1]; without `classes` below 0."""
+    """Raises `DataError` for a `label` below 0, or of `classes` or more unless that is 0."""
     label = np.asarray(batch["label"])
     if classes:
         reason = f"is outside [0, {classes - 1}]; mend the labels or the field `classes`"
