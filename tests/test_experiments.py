@@ -131,6 +131,7 @@ SHRUNK = {
     "r3gan_fashion_mnist": [
         "task.generator.channels=(4,4)",
         "task.discriminator.channels=(4,4)",
+        "task.discriminator.blocks=1",
     ],
     "resnet_cifar10": ["task.model.depth=8", "task.model.width=2"],
     "resnet_fashion_mnist": ["task.model.depth=8", "task.model.width=2"],
