@@ -322,12 +322,12 @@ for value, known in zip(leaves, np.load("{tmp_path}/next.npz").values(), strict=
     assert run_on_devices(4, COMMON + script) == saved
 
 
-def test_a_run_is_loaded_on_devices_that_do_not_fit_it(run_on_devices, tmp_path):
+def test_a_run_is_loaded_on_devices_that_its_rules_do_not_fit(run_on_devices, tmp_path):
     script = f"""
 from deeplearn import evaluate, load, train
 split = dataclasses.replace(
-    base, mesh=(("data", 2), ("model", 2)), evaluation={{"test": data}},
-    rules=(("input/kernel", (None, "model")), ("output", "fsdp")),
+    base, evaluation={{"test": data}},
+    rules=(("output/kernel", ("data", None)), ("input/kernel", "fsdp")),
 )
 if jax.device_count() == 4:
     train(split, "{tmp_path}/run")
