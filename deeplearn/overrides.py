@@ -195,12 +195,12 @@ def _buildable(value: Any) -> bool:
 def _classes(annotation: Any, current: Any, bound: Any) -> dict[str, type]:
     """What a name may mean: the dataclasses beside the current value, and beside its type.
 
-    Those alone that are of the type `bound`, and that are whole.
+    Those alone that are of the type `bound` and not abstract.
     """
     modules = [type(current).__module__] if dataclasses.is_dataclass(current) else []
     # Not beside linen's Module, whose siblings are no models.
-    types_ = [option for option in _options(annotation) if isinstance(option, type)]
-    modules += [option.__module__ for option in types_ if option is not nn.Module]
+    options = [option for option in _options(annotation) if isinstance(option, type)]
+    modules += [option.__module__ for option in options if option is not nn.Module]
     found: dict[str, type] = {}
     for module in modules:
         for name, item in vars(sys.modules[module]).items():

@@ -43,7 +43,7 @@ def train(values: Any, rest: list[str]) -> int:
     if experiment.name != values.experiment:
         raise UsageError(
             f"the experiment of experiments/{values.experiment}.py has name='{experiment.name}', so"
-            f" that the other modes would look for it in another file; leave it at the file's name"
+            " that the other modes would look for it in another file; leave it at the file's name"
         )
     deeplearn.train(experiment, values.workdir)
     return 0

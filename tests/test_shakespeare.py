@@ -92,7 +92,7 @@ def test_windows_of_characters(text):
     assert source.bytes_per_token == 1
 
 
-def test_the_transformer_has_no_more_in_view_when_it_writes_than_in_training():
+def test_a_layer_of_the_transformer_sees_as_much_as_a_training_window_holds():
     experiment = transformer_shakespeare.experiment()
     model = experiment.task.model
     mixer = model.pattern[0].mixer

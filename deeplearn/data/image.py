@@ -17,6 +17,9 @@ from deeplearn.data.permutation import fold
 from deeplearn.data.source import Examples
 from deeplearn.errors import DataError, UsageError
 
+PARTNER = 5
+"""The stream of a partner's keys; transforms here draw from 0 to 4."""
+
 
 @dataclass(frozen=True)
 class RandomCrop:
@@ -185,8 +188,8 @@ def _beta(alpha: float, uniform: np.ndarray) -> np.ndarray:
 
 def _partner(draw: Draw) -> Examples:
     """Another example for each row, with its own draws in the source and the transforms before."""
-    # By these keys as they are a source would draw the numbers that this transform has drawn.
-    return draw.fetch(draw.integers(0, draw.size), fold(draw.keys, 5))
+    # By these keys as they are a source would draw the numbers that this transform draws.
+    return draw.fetch(draw.integers(0, draw.size), fold(draw.keys, PARTNER))
 
 
 def _mixed(examples: Examples, partner: Examples, part: np.ndarray, classes: int) -> np.ndarray:
