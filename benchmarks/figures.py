@@ -73,16 +73,24 @@ def read_curve(experiment: str, *metrics: str) -> dict[str, Any]:
 
 
 def cost() -> Figure:
-    """Memory of training and time of decoding, both for one token, against the length."""
+    """What training and decoding take for one token, in memory and time, against the length."""
     rows = read("cost.json", "python -m benchmarks.cost")["rows"]
-    figure = Figure(figsize=(8, 3.1), layout="constrained")
-    memory, decoding = figure.subplots(1, 2)
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     lengths = sorted({row["length"] for row in rows})
-    for axes, field, unit, title in (
-        (memory, "temporary_bytes_per_token", 1e3, "Memory of a train step, kB a token"),
-        (decoding, "decode_us_per_token", 1e3, "Decoding, ms a token"),
+    for axes, scale, field, unit, title in zip(
+        figure.subplots(2, 2).ravel(),
+        ("linear", "log", "log", "log"),
+        ("temporary_bytes_per_token", "step_us_per_token", "carry_bytes", "decode_us_per_token"),
+        (1e3, 1e3, 1e6, 1e3),
+        (
+            "Memory of a train step, kB a token",
+            "Time of a train step, ms a token",
+            "What decoding keeps, MB",
+            "Time of decoding, ms a token",
+        ),
+        strict=True,
     ):
-        axes.set(title=title, xscale="log", yscale="log", xlabel="length of the sequence, tokens")
+        axes.set(title=title, xscale="log", yscale=scale, xlabel="length of the sequence, tokens")
         axes.set_xticks(lengths, [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths])
         axes.minorticks_off()
         ends = []
@@ -92,9 +100,12 @@ def cost() -> Figure:
             )
             _line(axes, name, *zip(*mine, strict=True), marker="o")
             ends.append((name, *mine[-1]))
+        if scale == "linear":
+            axes.set_ylim(bottom=0)
+        else:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _label(axes, ends)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure
 
 

@@ -11,4 +11,4 @@ from experiments._translation import small, translation
 
 def experiment() -> Experiment:
     languages = ("de", "es", "fr", "it", "nl", "pt-BR")
-    return translation("transformer_translate_six", languages, small(8000), steps=8000)
+    return translation("transformer_translate_six", languages, small(8000), steps=4000)

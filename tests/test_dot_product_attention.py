@@ -1,4 +1,4 @@
-"""Which attention is left to cuDNN; its kernel itself is not run here."""
+"""Attention in parts, and which is left to cuDNN; its kernel itself is not run here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from deeplearn.layers import dot_product_attention as module
 from deeplearn.layers.attention import Attention
 from deeplearn.layers.dot_product_attention import dot_product_attention
 from deeplearn.types import Context
@@ -21,7 +23,7 @@ def calls(monkeypatch) -> list[dict]:
     seen: list[dict] = []
     run = jax.nn.dot_product_attention
 
-    def spy(*arrays, implementation, **arguments):
+    def spy(*arrays, implementation=None, **arguments):
         seen.append({"implementation": implementation, **arguments})
         return run(*arrays, **arguments)
 
@@ -78,3 +80,61 @@ def test_attention_is_fused_where_it_is_not_packed(calls, key, causal, segmented
     assert call["implementation"] == (None if segmented else "cudnn")
     assert call["is_causal"] is causal
     assert (call["mask"] is not None) is segmented
+
+
+def at_once(q, k, v, mask=None, causal=False, window=None):
+    """All scores in one array."""
+    reach = None if window is None else (window - 1, 0 if causal else window - 1)
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal, local_window_size=reach
+    )
+
+
+def compiled(function, length, rows=1, **fields):
+    """The gradients of q, k and v, compiled, and what they are taken of."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(rows, length, heads, 8) for heads in (H, G, G, H)]
+    *operands, dy = (jax.random.normal(*pair) for pair in zip(keys, shapes, strict=True))
+
+    def gradients(q, k, v, dy):
+        y, pull = jax.vjp(functools.partial(function, **fields), q, k, v)
+        return y, pull(dy)
+
+    operands = (*operands, dy)
+    return jax.jit(gradients).lower(*operands).compile(), operands
+
+
+@pytest.mark.parametrize("length", [17, 40])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("masked", [True, False])
+def test_in_parts_equals_at_once(monkeypatch, length, causal, window, masked):
+    # From 19 on rows are long.
+    for name, value in {"PARTS": 3, "SHORTEST": 4, "AT_ONCE": 6}.items():
+        monkeypatch.setattr(module, name, value)
+    seen = jax.random.bernoulli(jax.random.key(1), 0.7, (2, 1, length, length))
+    seen |= jnp.eye(length, dtype=bool)[None, None]  # a row that sees nothing has no mean
+    fields = {"mask": seen if masked else None, "causal": causal, "window": window}
+    found = []
+    for function in (dot_product_attention, at_once):
+        run, operands = compiled(function, length, rows=2, **fields)
+        found.append(run(*operands))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, *found)
+
+
+@pytest.mark.parametrize(("window", "part"), [(None, 0.65), (32, 0.25)])
+def test_what_is_not_seen_costs_nothing(window, part):
+    costs = []
+    for function in (dot_product_attention, at_once):
+        run, _ = compiled(function, 512, causal=True, window=window)
+        costs.append(run.cost_analysis()["flops"])
+    assert costs[0] < part * costs[1]
+
+
+def test_the_scores_of_long_rows_are_not_kept():
+    sizes = []
+    for function in (dot_product_attention, at_once):
+        run, _ = compiled(function, 2048)
+        sizes.append(run.memory_analysis().temp_size_in_bytes)
+    assert sizes[0] < sizes[1] / 4

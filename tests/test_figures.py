@@ -18,6 +18,8 @@ def results(tmp_path, monkeypatch):
             "model": name,
             "length": length,
             "temporary_bytes_per_token": 2e4 + 64 * length * (name == "transformer"),
+            "step_us_per_token": 50.0,
+            "carry_bytes": 4e4 + 2000 * length * (name == "transformer"),
             "decode_us_per_token": 300 + length * (name == "transformer"),
         }
         for name in ("transformer", "mamba")
@@ -43,17 +45,18 @@ def test_a_figure_is_a_small_picture_with_the_same_bytes_each_time(results, name
     first = figures.draw(name)
     assert first == results / "docs" / f"{name}.png"
     picture = first.read_bytes()
-    assert picture.startswith(b"\x89PNG") and 4_000 < len(picture) <= 60_000
+    assert picture.startswith(b"\x89PNG") and 4_000 < len(picture) <= 100_000
     assert figures.draw(name).read_bytes() == picture
 
 
 def test_lines_have_the_values_of_the_files_in_the_order_of_the_length(results):
-    memory, decoding = figures.cost().axes
+    memory, _, carry, decoding = figures.cost().axes
     transformer, mamba = (line.get_xydata().tolist() for line in memory.lines)
     assert transformer == [[256, 20 + 0.064 * 256], [1024, 20 + 0.064 * 1024]]
     assert mamba == [[256, 20], [1024, 20]]
     assert decoding.lines[0].get_ydata() == pytest.approx([0.556, 1.324])
-    for axes in (memory, decoding):
+    assert carry.lines[0].get_ydata() == pytest.approx([0.552, 2.088])
+    for axes in (memory, carry, decoding):
         to_axes = axes.transData + axes.transAxes.inverted()
         ends = [to_axes.transform(line.get_xydata()[-1])[1] for line in axes.lines]
         assert sorted(text.xy[1] for text in axes.texts) == pytest.approx(sorted(ends))

@@ -1,4 +1,4 @@
-"""softmax(q·kᵀ / √K) · v, by a fused kernel where the accelerator has one.
+"""softmax(q·kᵀ / √K) · v, by a fused kernel where the accelerator has one, in parts on CPU.
 
 A fused kernel keeps no scores; elsewhere they take B·H·T·S numbers, several times over in training.
 cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDIA's Ampere or later,
@@ -11,14 +11,32 @@ cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDI
 
 The conditions are those of `jax._src.cudnn.fused_attention_stablehlo` of jax 0.10. The last bits of
 cuDNN's gradients may differ from run to run.
+
+On CPU queries that are causal or have a window come in up to 8 parts, each of which meets only the
+keys that it may see, and in long rows 128 queries at a time, whose scores are computed again for
+the gradient (after Rabe & Staats 2021, arXiv:2112.05682). Forward and backward, causal, 4 heads of
+32 features, against all scores at once:
+
+    T      B    time                  temporary memory
+    128    16   4.3 of 6.1 ms         17 of 23 MB
+    512    8    32 of 73 ms           109 of 172 MB
+    2048   2    172 of 485 ms         81 of 680 MB
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from deeplearn.types import Array
+
+PARTS = 8  # at most: each is compiled by itself
+SHORTEST = 32  # queries of a part
+AT_ONCE = 128  # queries whose scores are kept together, in rows longer than PARTS of them
 
 
 def dot_product_attention(
@@ -36,16 +54,80 @@ def dot_product_attention(
     `causal` hides those behind the query's own, and `window` those that are so many places away
     or more.
     """
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
+    if jax.default_backend() == "cpu":
+        return _in_parts(q, k, v, mask, causal, window)
     back = None if window is None else window - 1
     return jax.nn.dot_product_attention(
         q,
-        k.astype(q.dtype),
-        v.astype(q.dtype),
+        k,
+        v,
         mask=mask,
         is_causal=causal,
         local_window_size=None if back is None else (back, 0 if causal else back),
         implementation="cudnn" if mask is None and _fused(q, causal, window) else None,
     )
+
+
+def _in_parts(
+    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, window: int | None
+) -> Array:
+    """The same: queries in parts, each with the keys that some of its queries may see."""
+    length, count = q.shape[1], k.shape[1]
+    parts = min(PARTS, length // SHORTEST) if causal or window is not None else 1
+    size = -(-length // max(parts, 1))
+    attend = partial(_attend, causal=causal, window=window)
+    if length > PARTS * AT_ONCE:
+        attend, size = partial(_in_turn, attend), -(-size // AT_ONCE) * AT_ONCE
+    outputs = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        reach = count if window is None else window - 1
+        first, last = max(start - reach, 0), min(stop if causal else stop + reach, count)
+        within = None if mask is None else mask[:, :, start:stop, first:last]
+        keys = k[:, first:last], v[:, first:last], jnp.arange(first, last)
+        outputs.append(attend(keys, q[:, start:stop], within, jnp.arange(start, stop)))
+    return jnp.concatenate(outputs, axis=1)
+
+
+def _attend(
+    keys: tuple[Array, Array, Array],
+    q: Array,
+    mask: Array | None,
+    place: Array,
+    *,
+    causal: bool,
+    window: int | None,
+) -> Array:
+    """Attention of queries to keys, values and their places (S,); `place` (T,) is the queries'."""
+    k, v, other = keys
+    back = place[None, None, :, None] - other[None, None, None]
+    for limit in (back >= 0 if causal else None, None if window is None else abs(back) < window):
+        if limit is not None:
+            mask = limit if mask is None else mask & limit
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def _in_turn(
+    attend: Callable[..., Array],
+    keys: tuple[Array, Array, Array],
+    q: Array,
+    mask: Array | None,
+    place: Array,
+) -> Array:
+    """`attend` for a few queries after another; their scores are computed again for gradients."""
+    length = q.shape[1]
+    missing = -length % AT_ONCE
+
+    def pieces(x: Array, axis: int) -> Array:
+        """x with its axis of queries in pieces, which lead; what fills the last is dropped."""
+        x = jnp.pad(x, [(0, missing if each == axis else 0) for each in range(x.ndim)])
+        x = x.reshape(*x.shape[:axis], -1, AT_ONCE, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    queries = pieces(q, 1), None if mask is None else pieces(mask, 2), pieces(place, 0)
+    y = lax.map(jax.checkpoint(lambda piece: attend(keys, *piece)), queries)
+    return jnp.moveaxis(y, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :length]
 
 
 def _fused(q: Array, causal: bool, window: int | None) -> bool:
