@@ -43,6 +43,22 @@ def test_equals_its_equation(key, groups, causal, window, segments):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("window", "slots"), [(None, 20), (3, 3), (30, 20)])
+def test_a_cache_is_no_larger_than_the_window(window, slots):
+    cache = Attention(H, K, window=window).init_carry(B, 20)
+    assert {leaf.shape[1] for leaf in (cache.keys, cache.values, cache.segments)} == {slots}
+
+
+def test_a_cache_keeps_the_last_tokens_that_are_real():
+    cache = Attention(1, 1, window=3).init_carry(1, 20)
+    numbered = jnp.arange(1.0, 8.0)[None, :, None, None]  # the key of each token is its number + 1
+    for segments, kept in (([1, 1, 1, 1, 1, 0, 1], {4, 5, 7}), ([0, 1, 1, 0, 0, 0, 0], {7, 2, 3})):
+        cache, _ = cache.extend(numbered, numbered, jnp.array([segments]))
+        assert set(np.asarray(cache.keys).ravel().tolist()) == kept
+    assert cache.length.tolist() == [8]
+    assert cache.numbers().tolist() == [[6, 7, 5]]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

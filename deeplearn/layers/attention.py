@@ -22,9 +22,10 @@ from deeplearn.types import Array, Context
 
 @struct.dataclass
 class KeyValueCache:
-    """The keys and values of the past: S slots a row, of which `length` (B,) are filled.
+    """The keys and values of the last S tokens of each row, which has had `length` (B,).
 
     `keys` and `values` are (B, S, G, K) for G key heads; `segments` (B, S) is 0 in empty slots.
+    Token number p of a row lies in slot p mod S.
     """
 
     keys: Array
@@ -33,21 +34,25 @@ class KeyValueCache:
     length: Array
 
     def extend(self, keys: Array, values: Array, segments: Array) -> tuple[KeyValueCache, Array]:
-        """The cache with the tokens (B, T) that are not padding, and their slots (B, T).
-
-        Tokens beyond the capacity are lost: whoever makes the cache makes it large enough.
-        """
-        kept = segments > 0
-        slots = self.length[:, None] + jnp.cumsum(kept, axis=1) - 1
-        place = jnp.where(kept, slots, self.segments.shape[1])
-        rows = jnp.arange(len(place))[:, None]
+        """The cache with the tokens (B, T) that are not padding, and their numbers (B, T)."""
+        real, size = segments > 0, self.segments.shape[1]
+        numbers = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
+        length = self.length + real.sum(1, dtype=self.length.dtype)
+        kept = real & (numbers >= length[:, None] - size)
+        slots = jnp.where(kept, numbers % size, size)
+        rows = jnp.arange(len(slots))[:, None]
         cache = KeyValueCache(
-            self.keys.at[rows, place].set(keys.astype(self.keys.dtype), mode="drop"),
-            self.values.at[rows, place].set(values.astype(self.values.dtype), mode="drop"),
-            self.segments.at[rows, place].set(segments, mode="drop"),
-            self.length + kept.sum(1, dtype=self.length.dtype),
+            self.keys.at[rows, slots].set(keys.astype(self.keys.dtype), mode="drop"),
+            self.values.at[rows, slots].set(values.astype(self.values.dtype), mode="drop"),
+            self.segments.at[rows, slots].set(segments, mode="drop"),
+            length,
         )
-        return cache, slots
+        return cache, numbers
+
+    def numbers(self) -> Array:
+        """The number of the token in each slot (B, S), below 0 in empty ones."""
+        last = self.length[:, None] - 1
+        return last - (last - jnp.arange(self.segments.shape[1])[None]) % self.segments.shape[1]
 
 
 class Attention(nn.Module):
@@ -74,7 +79,8 @@ class Attention(nn.Module):
     dtype: str = "float32"
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> KeyValueCache:
-        """An empty cache of `capacity` slots for each of `batch` rows."""
+        """An empty cache for `batch` rows of `capacity` tokens, or of what the window shows."""
+        capacity = capacity if self.window is None else min(capacity, self.window)
         shape = (batch, capacity, self._groups, self.head_width)
         return KeyValueCache(
             jnp.zeros(shape, compute_dtype(dtype)),
@@ -100,12 +106,8 @@ class Attention(nn.Module):
         if carry is None:
             y = self._attend_within(q, k, v, context.segments)
         else:
-            segments = context.segments
-            assert segments is not None, "a carry comes with segments"
-            carry, slots = carry.extend(k, v, segments)
-            seen = self._visible(slots, jnp.arange(carry.segments.shape[1])[None])
-            same = segments[:, :, None] == carry.segments[:, None, :]
-            y = dot_product_attention(q, carry.keys, carry.values, mask=(seen & same)[:, None])
+            assert context.segments is not None, "a carry comes with segments"
+            y, carry = self._attend_behind(carry, q, k, v, context.segments)
         init = nn.initializers.normal(self.init_scale * self.output_scale)
         y = y.reshape(*x.shape[:2], self.heads * self.head_width)
         return Dense(x.shape[-1], self.use_bias, self.dtype, init, name="output")(y), carry
@@ -121,6 +123,28 @@ class Attention(nn.Module):
         # What is causal in places is so in the row, of which a kernel may pass over half.
         mask = (seen & same)[:, None]
         return dot_product_attention(q, k, v, mask=mask, causal=self.causal)
+
+    def _attend_behind(
+        self, past: KeyValueCache, q: Array, k: Array, v: Array, segments: Array
+    ) -> tuple[Array, KeyValueCache]:
+        """Attention to the tokens of the cache and to those at hand, and the cache with them."""
+        carry, numbers = past.extend(k, v, segments)
+        keys, values, others = carry.keys, carry.values, carry.segments
+        places = carry.numbers()
+        if self.window is not None and q.shape[1] > 1:
+            # The last of these tokens may have the slots of some that the first still see.
+            keys, values, others, places = (
+                jnp.concatenate([old, new.astype(old.dtype)], axis=1)
+                for old, new in (
+                    (past.keys, k),
+                    (past.values, v),
+                    (past.segments, segments),
+                    (past.numbers(), numbers),
+                )
+            )
+        same = segments[:, :, None] == others[:, None, :]
+        mask = (self._visible(numbers, places) & same)[:, None]
+        return dot_product_attention(q, keys, values, mask=mask), carry
 
     def _visible(self, query: Array, key: Array) -> Array:
         """Whether the token at place `key` (B or 1, S) is seen from `query` (B or 1, T)."""
