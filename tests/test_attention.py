@@ -56,7 +56,7 @@ def test_a_cache_keeps_the_last_tokens_that_are_real():
         cache, _ = cache.extend(numbered, numbered, jnp.array([segments]))
         assert set(np.asarray(cache.keys).ravel().tolist()) == kept
     assert cache.length.tolist() == [8]
-    assert cache.numbers().tolist() == [[6, 7, 5]]
+    assert cache.stored().tolist() == [[6, 7, 5]]
 
 
 @pytest.mark.parametrize(

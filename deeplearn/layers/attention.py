@@ -25,7 +25,8 @@ class KeyValueCache:
     """The keys and values of the last S tokens of each row, which has had `length` (B,).
 
     `keys` and `values` are (B, S, G, K) for G key heads; `segments` (B, S) is 0 in empty slots.
-    Token number p of a row lies in slot p mod S.
+    Token number p of a row lies in slot p mod S. Whoever makes the cache makes it large enough for
+    all tokens, or for those that a window shows.
     """
 
     keys: Array
@@ -38,7 +39,7 @@ class KeyValueCache:
         real, size = segments > 0, self.segments.shape[1]
         numbers = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
         length = self.length + real.sum(1, dtype=self.length.dtype)
-        kept = real & (numbers >= length[:, None] - size)
+        kept = real & (numbers >= length[:, None] - size)  # no two tokens for one slot
         slots = jnp.where(kept, numbers % size, size)
         rows = jnp.arange(len(slots))[:, None]
         cache = KeyValueCache(
@@ -49,10 +50,10 @@ class KeyValueCache:
         )
         return cache, numbers
 
-    def numbers(self) -> Array:
+    def stored(self) -> Array:
         """The number of the token in each slot (B, S), below 0 in empty ones."""
-        last = self.length[:, None] - 1
-        return last - (last - jnp.arange(self.segments.shape[1])[None]) % self.segments.shape[1]
+        last, size = self.length[:, None] - 1, self.segments.shape[1]
+        return last - (last - jnp.arange(size)[None]) % size
 
 
 class Attention(nn.Module):
@@ -128,23 +129,19 @@ class Attention(nn.Module):
         self, past: KeyValueCache, q: Array, k: Array, v: Array, segments: Array
     ) -> tuple[Array, KeyValueCache]:
         """Attention to the tokens of the cache and to those at hand, and the cache with them."""
-        carry, numbers = past.extend(k, v, segments)
-        keys, values, others = carry.keys, carry.values, carry.segments
-        places = carry.numbers()
-        if self.window is not None and q.shape[1] > 1:
+        cache, numbers = past.extend(k, v, segments)
+        seen: tuple[Array, ...] = cache.keys, cache.values, cache.segments, cache.stored()
+        if past.segments.shape[1] == self.window and q.shape[1] > 1:
             # The last of these tokens may have the slots of some that the first still see.
-            keys, values, others, places = (
+            before = past.keys, past.values, past.segments, past.stored()
+            seen = tuple(
                 jnp.concatenate([old, new.astype(old.dtype)], axis=1)
-                for old, new in (
-                    (past.keys, k),
-                    (past.values, v),
-                    (past.segments, segments),
-                    (past.numbers(), numbers),
-                )
+                for old, new in zip(before, (k, v, segments, numbers), strict=True)
             )
-        same = segments[:, :, None] == others[:, None, :]
-        mask = (self._visible(numbers, places) & same)[:, None]
-        return dot_product_attention(q, keys, values, mask=mask), carry
+        keys, values, key_segments, key_numbers = seen
+        same = segments[:, :, None] == key_segments[:, None, :]
+        mask = (self._visible(numbers, key_numbers) & same)[:, None]
+        return dot_product_attention(q, keys, values, mask=mask), cache
 
     def _visible(self, query: Array, key: Array) -> Array:
         """Whether the token at place `key` (B or 1, S) is seen from `query` (B or 1, T)."""

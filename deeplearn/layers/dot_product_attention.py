@@ -1,7 +1,8 @@
 """softmax(q·kᵀ / √K) · v, by a fused kernel where the accelerator has one, in parts on CPU.
 
-A fused kernel keeps no scores; elsewhere they take B·H·T·S numbers, several times over in training.
-cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDIA's Ampere or later,
+A fused kernel keeps no scores; on other accelerators they take B·H·T·S numbers, several times over
+in training. cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDIA's
+Ampere or later,
 
 - for queries of 16 bits and heads of 8, 16, … or 128 features;
 - without a mask: causal with or without a window, or neither, but no window to both sides;
@@ -13,14 +14,14 @@ The conditions are those of `jax._src.cudnn.fused_attention_stablehlo` of jax 0.
 cuDNN's gradients may differ from run to run.
 
 On CPU queries that are causal or have a window come in up to 8 parts, each of which meets only the
-keys that it may see, and in long rows 128 queries at a time, whose scores are computed again for
-the gradient (after Rabe & Staats 2021, arXiv:2112.05682). Forward and backward, causal, 4 heads of
-32 features, against all scores at once:
+keys that it may see, and in rows of more than 1024 they come 128 at a time, whose scores are
+computed again for the gradient (after Rabe & Staats 2021, arXiv:2112.05682). A mask is there as a
+whole. Forward and backward, causal, 4 heads of 32 features, against all scores at once:
 
-    T      B    time                  temporary memory
-    128    16   4.3 of 6.1 ms         17 of 23 MB
-    512    8    32 of 73 ms           109 of 172 MB
-    2048   2    172 of 485 ms         81 of 680 MB
+    T      B    time                  temporary memory      compilation
+    128    16   4.7 of 6.1 ms         17 of 23 MB           0.7 of 0.4 s
+    512    8    32 of 73 ms           109 of 172 MB         2.3 of 0.4 s
+    2048   2    172 of 485 ms         81 of 680 MB          3.7 of 0.5 s
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from jax import lax
 from deeplearn.types import Array
 
 PARTS = 8  # at most: each is compiled by itself
-SHORTEST = 32  # queries of a part
+SHORTEST = 64  # queries of a part
 AT_ONCE = 128  # queries whose scores are kept together, in rows longer than PARTS of them
 
 
@@ -76,13 +77,15 @@ def _in_parts(
     length, count = q.shape[1], k.shape[1]
     parts = min(PARTS, length // SHORTEST) if causal or window is not None else 1
     size = -(-length // max(parts, 1))
+    # The gradients of all parts add up in the dtype of these.
+    k, v = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (k, v))
     attend = partial(_attend, causal=causal, window=window)
     if length > PARTS * AT_ONCE:
         attend, size = partial(_in_turn, attend), -(-size // AT_ONCE) * AT_ONCE
     outputs = []
     for start in range(0, length, size):
         stop = min(start + size, length)
-        reach = count if window is None else window - 1
+        reach = max(length, count) if window is None else window - 1
         first, last = max(start - reach, 0), min(stop if causal else stop + reach, count)
         within = None if mask is None else mask[:, :, start:stop, first:last]
         keys = k[:, first:last], v[:, first:last], jnp.arange(first, last)
@@ -99,13 +102,15 @@ def _attend(
     causal: bool,
     window: int | None,
 ) -> Array:
-    """Attention of queries to keys, values and their places (S,); `place` (T,) is the queries'."""
-    k, v, other = keys
-    back = place[None, None, :, None] - other[None, None, None]
-    for limit in (back >= 0 if causal else None, None if window is None else abs(back) < window):
-        if limit is not None:
-            mask = limit if mask is None else mask & limit
-    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    """Attention of queries at `place` (T,) to keys and values, whose places (S,) follow them."""
+    k, v, key_place = keys
+    back = place[None, None, :, None] - key_place[None, None, None]
+    if causal:
+        mask = back >= 0 if mask is None else mask & (back >= 0)
+    if window is not None:
+        near = jnp.abs(back) < window
+        mask = near if mask is None else mask & near
+    return jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=mask)
 
 
 def _in_turn(
