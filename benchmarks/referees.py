@@ -24,6 +24,7 @@ from deeplearn.report.receipt import cpu, versions, write_json
 from deeplearn.text_metrics import bleu, chrf, error_rate
 
 RESULTS = Path(__file__).parent / "results"
+LANGUAGES = ("de", "es", "fr", "it", "nl", "pt-BR")
 
 
 def split(name: str, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +73,9 @@ def nearest(known: list[str], asked: list[str], rows: int = 256) -> np.ndarray:
     return np.concatenate([np.asarray(part.argmax(axis=1)).reshape(-1) for part in parts])
 
 
-def translations() -> dict[str, dict[str, float]]:
-    """BLEU and chrF of LibreOffice's help, English to German."""
-    corpus = LibreOfficeHelp(("de",))
+def translations(language: str) -> dict[str, dict[str, float]]:
+    """BLEU and chrF of LibreOffice's help, from English."""
+    corpus = LibreOfficeHelp((language,))
     train, test = corpus.pairs("train"), corpus.pairs("test")
     sources, references = [pair.source for pair in test], [pair.target for pair in test]
     places = nearest([pair.source for pair in train], sources)
@@ -110,7 +111,8 @@ def main() -> None:
                 for method, model in classifiers().items()
             }
         found[name] = scores
-    found["transformer_translate"], found["lstm_phonemes"] = translations(), phonemes()
+    found["translation from English"] = {name: translations(name) for name in LANGUAGES}
+    found["lstm_phonemes"] = phonemes()
     RESULTS.mkdir(exist_ok=True)
     today = datetime.date.today().isoformat()
     result = {"date": today, "results": found, "versions": versions(), "cpu": cpu()}

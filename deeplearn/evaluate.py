@@ -160,8 +160,8 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
 def text_scores(run: Run, split: str, texts: Sequence[str]) -> dict[str, float]:
     """The texts of `translations` against the references of the split.
 
-    `bleu` and `chrf` (0 to 100), or for symbols, which may have several references, `error_rate`
-    and `exact_match` (0 to 1).
+    `bleu` and `chrf` (0 to 100), of several languages also by each of them, as `bleu_de`; or for
+    symbols, which may have several references, `error_rate` and `exact_match` (0 to 1).
     """
     pairs = _pairs(run, split)
     if isinstance(pairs.target_vocabulary, Symbols):
@@ -171,7 +171,14 @@ def text_scores(run: Run, split: str, texts: Sequence[str]) -> dict[str, float]:
         }
         return values(means)
     first = [references[0] for references in pairs.references]
-    return {"bleu": bleu(texts, first), "chrf": chrf(texts, first)}
+    scores = {"bleu": bleu(texts, first), "chrf": chrf(texts, first)}
+    languages = [pair.language for pair in pairs.pairs]
+    if len(names := sorted(set(languages))) > 1:
+        for name in names:
+            rows = [row for row, language in enumerate(languages) if language == name]
+            found, right = [texts[row] for row in rows], [first[row] for row in rows]
+            scores |= {f"bleu_{name}": bleu(found, right), f"chrf_{name}": chrf(found, right)}
+    return scores
 
 
 def text_examples(

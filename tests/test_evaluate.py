@@ -167,6 +167,17 @@ def test_texts_are_scored_by_the_kind_of_their_vocabulary(translating):
         assert set(scores) == {"bleu", "chrf"} and 80 < scores["chrf"] < 100
 
 
+def test_each_language_has_scores_of_its_own(run):
+    letters = Characters(LETTERS, SPECIALS)
+    corpus = TextPairs(tuple(zip(WORDS, WORDS, ["xy", "z", "xy", "xy", "z"], strict=True)))
+    data = Pairs(corpus, "all", letters, letters, 40, 40)
+    experiment = dataclasses.replace(run.experiment, evaluation={"test": data})
+    texts = [*WORDS[:1], "c", *WORDS[2:]]
+    scores = text_scores(Run(experiment, run.state, {}, run.workdir), "test", texts)
+    assert set(scores) == {f"{name}{of}" for name in ("bleu", "chrf") for of in ("", "_xy", "_z")}
+    assert scores["chrf_xy"] == 100 > scores["chrf"] > scores["chrf_z"]
+
+
 def test_scores_are_told_with_three_texts_beside_their_references(translating, monkeypatch, capsys):
     monkeypatch.setattr(deeplearn, "load", lambda workdir: translating)
     monkeypatch.setattr(deeplearn, "evaluate", lambda run, split: {"loss": 0.5})
