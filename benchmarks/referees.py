@@ -22,9 +22,9 @@ from deeplearn.data.cmudict import Pronunciations
 from deeplearn.data.libreoffice_help import LibreOfficeHelp
 from deeplearn.report.receipt import cpu, versions, write_json
 from deeplearn.text_metrics import bleu, chrf, error_rate
+from experiments.transformer_translate_six import LANGUAGES
 
 RESULTS = Path(__file__).parent / "results"
-LANGUAGES = ("de", "es", "fr", "it", "nl", "pt-BR")
 
 
 def split(name: str, part: str) -> tuple[np.ndarray, np.ndarray]:

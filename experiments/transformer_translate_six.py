@@ -9,6 +9,8 @@ from deeplearn.experiment import Experiment
 from experiments._translation import small, translation
 
 
+LANGUAGES = ("de", "es", "fr", "it", "nl", "pt-BR")
+
+
 def experiment() -> Experiment:
-    languages = ("de", "es", "fr", "it", "nl", "pt-BR")
-    return translation("transformer_translate_six", languages, small(8000), steps=4000)
+    return translation("transformer_translate_six", LANGUAGES, small(8000), steps=4000)
