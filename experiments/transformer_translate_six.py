@@ -8,7 +8,6 @@ It has not been run in full yet.
 from deeplearn.experiment import Experiment
 from experiments._translation import small, translation
 
-
 LANGUAGES = ("de", "es", "fr", "it", "nl", "pt-BR")
 
 
