@@ -1,6 +1,9 @@
 """The average of the parameters over the steps, as the last transformation of an optimizer.
 
-Polyak & Juditsky, 1992, with weights that fall exponentially.
+Polyak & Juditsky, 1992, with weights that fall exponentially. What an average over 1/(1 − decay)
+steps holds of the first parameters would spoil a run that is not many times as long, so the early
+average has weights that rise by a power of the step instead (Karras et al., 2024,
+arXiv:2312.02696).
 """
 
 from __future__ import annotations
@@ -13,25 +16,28 @@ import optax
 from jax.typing import ArrayLike
 
 from deeplearn.errors import UsageError
-from deeplearn.types import PyTree
+from deeplearn.types import Array, PyTree
 
 
 class ParameterEma(NamedTuple):
-    """The state of `parameter_ema`: the averaged parameters, a tree like the parameters."""
+    """The state of `parameter_ema`: the updates so far and a tree like the parameters."""
 
+    count: Array
     params: PyTree
 
 
 def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
-    """Keeps decay·ema + (1 − decay)·(params + updates), and returns the updates unchanged.
+    """Keeps d·ema + (1 − d)·(params + updates), and returns the updates unchanged.
 
-    It starts at the initial parameters and must be the last of a chain, where the updates are what
-    is added to the parameters (`optax.ema` averages updates; Polyak & Juditsky, 1992).
+    d is min(`decay`, (n − 1)/(n + 4)) at update n: up to n = 5/(1 − decay) − 4 the parameters
+    behind update k have a weight of k(k + 1)(k + 2)(k + 3), the initial ones none. It must be the
+    last of a chain, where the updates are what is added to the parameters (`optax.ema` averages
+    updates).
     """
 
     def init(params: PyTree) -> ParameterEma:
         # A copy: the state is donated, and a buffer can be donated once only.
-        return ParameterEma(jax.tree.map(jnp.copy, params))
+        return ParameterEma(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(
         updates: PyTree, state: ParameterEma, params: PyTree | None = None
@@ -39,9 +45,11 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
         if params is None:
             raise ValueError("parameter_ema needs the parameters: optimizer.update(…, params)")
         new = optax.apply_updates(params, updates)
+        rate = jnp.maximum(1.0 - decay, 5.0 / (state.count + 5.0))
         # As a step towards the new value, so that a parameter at rest keeps its bits.
         return updates, ParameterEma(
-            jax.tree.map(lambda ema, p: ema + (1.0 - decay) * (p - ema), state.params, new)
+            optax.safe_increment(state.count),
+            jax.tree.map(lambda ema, p: ema + rate * (p - ema), state.params, new),
         )
 
     return optax.GradientTransformation(init, update)

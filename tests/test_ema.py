@@ -14,15 +14,32 @@ from deeplearn.optimizers import SGD, Adam, AdamW
 
 
 def test_ema_is_the_closed_form_average_of_the_parameters():
-    decay, steps = 0.8, 12
+    decay, steps, early = 0.8, 40, 21  # early: 5/(1 − decay) − 4
     optimizer = Adam(learning_rate=0.05, ema_decay=decay)
     end, state, history = descend(optimizer, quadratic, {"w": jnp.asarray([-1.0, 2.0, 0.5])}, steps)
     # p_0 … p_steps; history holds the parameters before each step.
     path = np.concatenate([history["w"], end["w"][None]]).astype(np.float64)
-    weights = (1 - decay) * decay ** np.arange(steps, -1, -1.0)
-    weights[0] = decay**steps
+    k = np.arange(steps + 1.0)
+    power = np.where(k <= early, k * (k + 1) * (k + 2) * (k + 3), 0.0)
+    weights = power / power.sum() * decay ** (steps - early)
+    weights[early + 1 :] = (1 - decay) * decay ** np.arange(steps - early - 1, -1, -1.0)
     np.testing.assert_allclose(weights.sum(), 1.0)
     np.testing.assert_allclose(find_ema(state)["w"], weights @ path, rtol=1e-5)
+
+
+def test_ema_of_a_long_horizon_follows_a_short_run():
+    params = {"w": jnp.full(3, 100.0)}
+    optimizer = SGD(learning_rate=0.02, ema_decay=0.9999)
+    _, state, _ = descend(optimizer, quadratic, params, 500)
+    np.testing.assert_allclose(find_ema(state)["w"], 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_ema_has_the_types_of_the_parameters(dtype):
+    params = {"w": jnp.ones(3, dtype)}
+    transform = parameter_ema(0.9)
+    _, state = transform.update({"w": jnp.ones(3, dtype)}, transform.init(params), params)
+    assert state.params["w"].dtype == dtype
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.9999])
@@ -53,7 +70,7 @@ def test_ema_starts_as_a_copy_that_can_be_donated_with_the_parameters():
 
 def test_find_ema_looks_anywhere_and_refuses_two():
     assert find_ema(Adam().build(10).init(PARAMS)) is None
-    average = ParameterEma({"w": 1})
+    average = ParameterEma(jnp.zeros([], jnp.int32), {"w": 1})
     assert find_ema(({"deep": [average, 3]}, None)) == {"w": 1}
     with pytest.raises(UsageError, match="2 parameter averages"):
         find_ema((average, average))

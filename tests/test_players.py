@@ -99,8 +99,9 @@ def test_a_schedule_counts_the_moves_of_its_player():
 def test_the_average_is_of_both_players_and_moves_in_every_step():
     history = walk(Players(n_critic=2, ema_decay=0.5), steps=3)
     average = PARAMS
-    for params, state in history[1:]:
-        average = jax.tree.map(lambda ema, p: 0.5 * ema + 0.5 * p, average, params)
+    for update, (params, state) in enumerate(history[1:], 1):
+        rate = 5 / (update + 4)  # early, see `parameter_ema`
+        average = jax.tree.map(lambda ema, p: (1 - rate) * ema + rate * p, average, params)  # noqa: B023
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), find_ema(state), average
         )
