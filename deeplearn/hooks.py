@@ -102,7 +102,7 @@ class Log(Hook):
         self._pending = None
         row = values(metrics)
         if row["skipped"] > 0:
-            raise_if_halted(loop.experiment, loop.state, loop.metrics)
+            raise_if_halted(loop.experiment, loop.state)
         self.report(loop, step, "train", row)
         raise_if_collapsed(loop.experiment, step, row)
 
@@ -217,7 +217,7 @@ class Save(Hook):
             return
         # Rows up to this step must be on disk before the step is: a resumed run keeps them.
         self._flush(loop)
-        raise_if_halted(loop.experiment, loop.state, loop.metrics)
+        raise_if_halted(loop.experiment, loop.state)
         self._checkpoints.save(loop.step, loop.state)
 
 

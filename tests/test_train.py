@@ -250,6 +250,22 @@ def test_the_stop_names_the_player_that_broke(name, experiment, tmp_path):
         train(game, tmp_path / "run")
 
 
+def test_the_stop_names_the_player_though_later_batches_are_good(experiment, tmp_path):
+    x = np.array(data().fields["x"])
+    x[7] = 3e38
+    game = dataclasses.replace(
+        experiment,
+        task=Adversarial(MLPGenerator((4,), outputs=4), MLPDiscriminator((4,)), latent=2),
+        train=data(x=x),
+        optimizer=Players(),
+        evaluation={},
+        log_every=20,
+        save_every=20,
+    )
+    with pytest.raises(NumericsError, match="is not finite in the discriminator, and no state"):
+        train(game, tmp_path / "run")
+
+
 class Unmoved(nn.Module):
     """A discriminator whose last bias is all it says."""
 
