@@ -95,8 +95,18 @@ class Context:
 
     @property
     def resets(self) -> Array | None:
-        """Where a document begins: bool (B, T); None where there are no segments."""
-        return None if self.segments is None else (self.positions == 0) & (self.segments > 0)
+        """Where a document begins: bool (B, T); None where there are no segments.
+
+        That is at position 0, and where the number is another than that of the token before, but
+        for padding in between.
+        """
+        if self.segments is None:
+            return None
+        real = self.segments > 0
+        place = jax.lax.cummax(jnp.where(real, jnp.arange(real.shape[1]), 0), axis=1)
+        latest = jnp.take_along_axis(self.segments, place, axis=1)
+        before = jnp.pad(latest[:, :-1], ((0, 0), (1, 0)))
+        return real & ((self.positions == 0) | (before > 0) & (before != self.segments))
 
     @property
     def holds(self) -> Array | None:

@@ -11,7 +11,7 @@ import pytest
 
 from deeplearn.layers import dot_product_attention as module
 from deeplearn.layers.attention import Attention
-from deeplearn.layers.dot_product_attention import dot_product_attention
+from deeplearn.layers.dot_product_attention import dot_product_attention, plain_attention
 from deeplearn.types import Context
 
 B, T, S, H, G, K = 2, 6, 8, 4, 2, 16
@@ -60,6 +60,13 @@ def attend(T=T, S=T, width=K, dtype="bfloat16", masked=False, **arguments) -> No
 def test_what_cudnn_takes_is_left_to_it(calls, fields, fused):
     attend(**fields)
     assert [call["implementation"] for call in calls] == ["cudnn" if fused else None]
+
+
+def test_within_plain_attention_cudnn_is_not_asked(calls):
+    with plain_attention():
+        attend()
+    attend()
+    assert [call["implementation"] for call in calls] == [None, "cudnn"]
 
 
 def test_other_backends_are_not_asked(calls, monkeypatch):

@@ -16,15 +16,19 @@ from deeplearn.interop.native import load_variables, save_variables
 from deeplearn.interop.pretrained import from_pretrained, save_pretrained
 from deeplearn.interop.stablehlo import export_stablehlo, load_stablehlo
 from deeplearn.models.bert import BERT
+from deeplearn.models.lstm import lstm
 from deeplearn.models.mamba import Mamba2Sizes, MambaSizes, mamba
 from deeplearn.models.mlp import MLP
 from deeplearn.models.resnet import ResNet
-from deeplearn.models.rnn import rnn
+from deeplearn.models.rnn import mingru, rnn
 from deeplearn.models.transformer import GPT2, Llama, transformer
 from experiments import launch
 
 LLAMA = transformer(Llama(13, 8, 2, heads=4, kv_heads=2, features=12, max_length=16))
 MODELS = {
+    "lstm": lstm(13, 8, 2),
+    "mingru": mingru(13, 8, 2),
+    "rnn": rnn(13, 8, 2),
     "bert": BERT(13, 8, depth=1, heads=2, features=12, max_length=6),
     "gpt2": transformer(GPT2(13, 8, 1, heads=2, max_length=6)),
     "llama": LLAMA,

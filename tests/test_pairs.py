@@ -68,6 +68,8 @@ def test_the_language_of_the_target_begins_the_source():
     assert made.encode_source("c", "fr").tolist() == [4, 7, 2]
     with pytest.raises(UsageError, match="no special token '<es>'"):
         made.encode_source("c", "es")
+    with pytest.raises(UsageError, match="'end' is no language"):
+        made.encode_source("c", "end")
 
 
 def test_references_are_all_right_targets():
@@ -98,7 +100,7 @@ def test_what_cannot_work_is_refused():
         len(source(pairs))
     with pytest.raises(UsageError, match="unknown too_long 'dorp'; did you mean 'drop'"):
         source(pairs, too_long="dorp")
-    with pytest.raises(UsageError, match="token 0 of Bytes.* is not '<pad>'"):
+    with pytest.raises(UsageError, match="those of Bytes.* are not"):
         Pairs(TextPairs(pairs), "all", Bytes(), UPPER, 6, 5)
     with pytest.raises(UsageError, match="must be at least 2"):
         Pairs(TextPairs(pairs), "all", LOWER, UPPER, 1, 5)

@@ -131,26 +131,27 @@ def test_the_default_is_one_of_them(form):
 
 @each
 def test_a_reset_forgets_everything_before_it(form, implementation):
-    given = arguments(form, 40, np.float32)
-    resets = np.zeros((2, 40), bool)
-    resets[:, 25] = True
+    # Blocks of 32 and 64 end before and behind it.
+    given = arguments(form, 150, np.float32)
+    resets = np.zeros((2, 150), bool)
+    resets[:, 100] = True
 
     def loss(arguments):
         y, state = scan(arguments, resets, None, implementation)
-        return jnp.square(y[:, 25:]).sum() + jnp.square(state).sum()
+        return jnp.square(y[:, 100:]).sum() + jnp.square(state).sum()
 
     found = jax.jit(jax.grad(loss))(given)
     assert not found["state"].any()
     for name in ("x", "delta", "B"):
-        assert not found[name][:, :25].any()
-        assert found[name][:, 25:].any()
+        assert not found[name][:, :100].any()
+        assert found[name][:, 100:].any()
     tail = {
-        name: leaf[:, 25:] if name in ("x", "delta", "B", "C") else leaf
+        name: leaf[:, 100:] if name in ("x", "delta", "B", "C") else leaf
         for name, leaf in given.items()
     }
     alone, state = scan({**tail, "state": None}, implementation=implementation)
     y, last = scan(given, resets, implementation=implementation)
-    np.testing.assert_allclose(y[:, 25:], alone, 1e-5, 1e-5)
+    np.testing.assert_allclose(y[:, 100:], alone, 1e-5, 1e-5)
     np.testing.assert_allclose(last, state, 1e-5, 1e-5)
 
 

@@ -30,9 +30,15 @@ def built(name: str) -> tuple[SequenceModel, Variables]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def call(name: str, tokens: Array, carry: object, segments: Array | None) -> tuple:
+def call(
+    name: str,
+    tokens: Array,
+    carry: object,
+    segments: Array | None,
+    positions: Array | None = None,
+) -> tuple:
     module, variables = built(name)
-    return module.apply(variables, tokens, carry, segments=segments)
+    return module.apply(variables, tokens, carry, segments=segments, positions=positions)
 
 
 def tokens_of(key: Array, rows: int = 2, length: int = T) -> Array:
@@ -114,12 +120,14 @@ def test_nothing_leaks_between_documents(name, key):
 
 
 @every_mixer
-def test_another_document_before_it_changes_no_bit(name, key):
+@pytest.mark.parametrize("positions", [None, jnp.arange(T)[None]], ids=["anew", "running on"])
+def test_another_document_before_it_changes_no_bit(name, positions, key):
     """Of values; the test above sees gradients, which those written by hand clear by themselves."""
     tokens = tokens_of(key)
     segments = jnp.asarray([[1] * 5 + [2] * 7] * 2)
-    found, _ = call(name, tokens, None, segments)
-    other, _ = call(name, tokens.at[:, :5].set((tokens[:, :5] + 1) % VOCABULARY), None, segments)
+    changed = tokens.at[:, :5].set((tokens[:, :5] + 1) % VOCABULARY)
+    found, _ = call(name, tokens, None, segments, positions)
+    other, _ = call(name, changed, None, segments, positions)
     assert (found[:, :5] != other[:, :5]).any()
     np.testing.assert_array_equal(found[:, 5:], other[:, 5:])
 
@@ -231,6 +239,9 @@ def test_sequences_beyond_the_model_are_refused(key):
         short.init(key, tokens)
     with pytest.raises(UsageError, match="capacity=9 exceeds max_length=8"):
         short.init_carry(1, 9)
+    variables = short.init(key, tokens[:, :8])
+    with pytest.raises(UsageError, match="8 tokens at once, and the carry is for 5"):
+        short.apply(variables, tokens[:1, :8], short.init_carry(1, 5))
 
 
 @pytest.mark.parametrize(

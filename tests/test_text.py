@@ -57,7 +57,7 @@ def test_windows_may_be_written_and_serve_datasets():
     rows = slice(0, 4)
     assert Shuffled(source, 4, seed=0).batch(5, rows)["tokens"].shape == (4, 9)
     last = Sequential(source, 4)
-    assert last.batch(last.batches - 1, rows)["mask"].sum() == len(source) % 4 or 4
+    assert last.batch(last.batches - 1, rows)["mask"].sum() == (len(source) % 4 or 4)
 
 
 @pytest.mark.parametrize("kind", [Windows, Packed])

@@ -1,4 +1,4 @@
-"""Means add up, whatever the parts, and count nothing that is masked."""
+"""Means add up, whatever the parts, and count nothing that is masked; where documents begin."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeplearn.types import ExponentialMean, Mean
+from deeplearn.types import Context, ExponentialMean, Mean
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20), st.data())
@@ -31,3 +31,12 @@ def test_an_exponential_mean_is_shown_as_its_exponential():
     assert ExponentialMean.shown(2.0) == math.exp(2.0)
     assert ExponentialMean.shown(1e4) == math.inf
     assert math.isnan(ExponentialMean.shown(math.nan))
+
+
+def test_a_document_begins_at_position_0_and_where_its_number_is_another():
+    segments = jnp.asarray([[1, 1, 0, 1, 2, 2], [0, 3, 3, 0, 2, 2], [1, 1, 1, 1, 1, 1]])
+    positions = jnp.asarray([[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8, 9], [7, 8, 0, 1, 2, 3]])
+    resets = [[4], [4], [2]]
+    found = Context(segments, positions).resets
+    assert [np.flatnonzero(row).tolist() for row in found] == resets
+    assert Context(None, positions).resets is None

@@ -11,7 +11,7 @@ import numpy as np
 from deeplearn.data.corpus import Pair, PairCorpus, check_found
 from deeplearn.data.memory import InMemory
 from deeplearn.data.text import pack
-from deeplearn.data.vocabulary import BEGIN, END, PAD, Vocabulary
+from deeplearn.data.vocabulary import BEGIN, END, SPECIALS, Vocabulary
 from deeplearn.errors import DataError, UsageError, did_you_mean
 
 TOO_LONG = ("refuse", "drop")
@@ -42,10 +42,11 @@ class Pairs(InMemory):
 
     def __post_init__(self) -> None:
         for side in (self.source_vocabulary, self.target_vocabulary):
-            if side.specials[:1] != (PAD,):
+            numbers = [side.special(name) for name in SPECIALS if name in side.specials]
+            if numbers != [0, 1, 2]:
                 raise UsageError(
-                    f"Pairs pads with token 0, and token 0 of {side} is not '{PAD}'; make the"
-                    " vocabulary with specials=SPECIALS"
+                    f"Pairs needs {', '.join(SPECIALS)} as tokens 0, 1 and 2, which those of {side}"
+                    " are not; make the vocabulary with specials=SPECIALS"
                 )
         if any(limit is not None and limit < 2 for limit in self._limits):
             raise UsageError("Pairs: source_length and target_length must be at least 2, or None")
@@ -121,6 +122,8 @@ class Pairs(InMemory):
     def encode_source(self, text: str, language: str = "") -> np.ndarray:
         """The tokens (int32) of a source as the model reads them, without padding."""
         vocabulary = self.source_vocabulary
+        if self.language_token and f"<{language}>" in SPECIALS:
+            raise UsageError(f"'{language}' is no language: <{language}> is a mark of every text")
         start = [vocabulary.special(f"<{language}>")] if self.language_token else []
         return _joined(start, vocabulary.encode(text), [vocabulary.special(END)])
 

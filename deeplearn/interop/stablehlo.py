@@ -14,6 +14,7 @@ import jax
 from flax import linen as nn
 
 from deeplearn.errors import DataError, UsageError
+from deeplearn.layers.dot_product_attention import plain_attention
 from deeplearn.types import Array, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,9 +43,10 @@ def export_stablehlo(model: nn.Module, variables: Variables, example: Any) -> by
         output = model.apply(variables, x)
         return output[0] if isinstance(output, tuple) else output
 
-    exported = export.export(jax.jit(function), platforms=PLATFORMS)(
-        jax.ShapeDtypeStruct(shape, example.dtype)
-    )
+    with plain_attention():
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(
+            jax.ShapeDtypeStruct(shape, example.dtype)
+        )
     return bytes(exported.serialize())
 
 

@@ -129,9 +129,15 @@ class Attention(nn.Module):
         self, past: KeyValueCache, q: Array, k: Array, v: Array, segments: Array
     ) -> tuple[Array, KeyValueCache]:
         """Attention to the tokens of the cache and to those at hand, and the cache with them."""
+        capacity = past.segments.shape[1]
+        if q.shape[1] > capacity != self.window:
+            raise UsageError(
+                f"Attention: {q.shape[1]} tokens at once, and the carry is for {capacity}; make it"
+                " by init_carry(batch, capacity) for all tokens of the text"
+            )
         cache, numbers = past.extend(k, v, segments)
         seen: tuple[Array, ...] = cache.keys, cache.values, cache.segments, cache.stored()
-        if past.segments.shape[1] == self.window and q.shape[1] > 1:
+        if capacity == self.window and q.shape[1] > 1:
             # The last of these tokens may have the slots of some that the first still see.
             before = past.keys, past.values, past.segments, past.stored()
             seen = tuple(

@@ -26,7 +26,9 @@ whole. Forward and backward, causal, 4 heads of 32 features, against all scores 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -38,6 +40,17 @@ from deeplearn.types import Array
 PARTS = 8  # at most: each is compiled by itself
 SHORTEST = 64  # queries of a part
 AT_ONCE = 128  # queries whose scores are kept together, in rows longer than PARTS of them
+_PLAIN = ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within, no fused kernel is used: a program for several platforms cannot hold one."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 def dot_product_attention(
@@ -140,6 +153,7 @@ def _fused(q: Array, causal: bool, window: int | None) -> bool:
     width = q.shape[3]
     return (
         jax.default_backend() == "gpu"
+        and not _PLAIN.get()
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128

@@ -38,7 +38,7 @@ class LSTM(nn.Module):
     def __call__(
         self, x: Array, carry: State | None, context: Context
     ) -> tuple[Array, State | None]:
-        state = self.init_carry(len(x), 0) if carry is None else carry
+        state = self.init_carry(x.shape[0], 0) if carry is None else carry
         dtype = compute_dtype(self.dtype)
         gates = 4 * self.hidden
         init = _gate_by_gate(nn.initializers.glorot_uniform())

@@ -45,7 +45,7 @@ class RNN(nn.Module):
     def __call__(
         self, x: Array, carry: Array | None, context: Context
     ) -> tuple[Array, Array | None]:
-        state = self.init_carry(len(x), 0) if carry is None else carry
+        state = self.init_carry(x.shape[0], 0) if carry is None else carry
         dtype = compute_dtype(self.dtype)
         kernel = self.param("kernel", _GLOROT, (x.shape[-1], self.hidden)).astype(dtype)
         init = nn.initializers.orthogonal()
@@ -74,7 +74,7 @@ class MinGRU(nn.Module):
     def __call__(
         self, x: Array, carry: Array | None, context: Context
     ) -> tuple[Array, Array | None]:
-        state = self.init_carry(len(x), 0) if carry is None else carry
+        state = self.init_carry(x.shape[0], 0) if carry is None else carry
         update = Dense(self.hidden, dtype=self.dtype, kernel_init=_GLOROT, name="update")(x)
         candidate = Dense(self.hidden, dtype=self.dtype, kernel_init=_GLOROT, name="candidate")(x)
         wide = update.astype(state.dtype)
