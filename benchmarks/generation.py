@@ -3,12 +3,14 @@
     python -m benchmarks.generation --workdir=RUN --features=CLASSIFIER_RUN --judge=OTHER_RUN
 
 Writes benchmarks/results/generation_NAME.json, NAME being the experiment. Against the test set
-stand `--count` samples, as many training images (the floor that a perfect model reaches), training
-images blurred by a Gaussian of 1 pixel, the mean of each class with noise of its deviation, and
-what the untrained model draws. The judge, a classifier of another architecture and seed, says how
-often a sample is taken for the class that was asked for. Of a diffusion model DPM-Solver++(2M) of
-few steps is held against DDIM of 250, both without guidance. Images are compared on [0, 1], cut
-there.
+stand `--count` samples, as many training images (the floor that a perfect model reaches, its
+Fréchet distance over several draws), training images blurred by a Gaussian of 1 pixel, the mean of
+each class with noise of its deviation, and what the untrained model draws. Classes are drawn at
+random as those of training images are: where all sets had as many of each class, distances would
+be smaller, and a kernel distance not unbiased. The judge, a classifier of another architecture and
+seed, says how often a sample is taken for the class that was asked for. Of a diffusion model
+DPM-Solver++(2M) of few steps is held against DDIM of 250, both without guidance. Images are
+compared on [0, 1], cut there.
 
 Name the classifiers by their hashes wherever a number is quoted: it means nothing elsewhere.
 """
@@ -19,19 +21,18 @@ import argparse
 import dataclasses
 import datetime
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from benchmarks.quality import bootstrap_accuracy
-from deeplearn.data.pixels import PixelRange
-from deeplearn.data.source import Source
+from benchmarks.image_sets import Images, independent, independent_half, unguided
+from benchmarks.quality import bootstrap_accuracy, code
 from deeplearn.errors import Error, UsageError
 from deeplearn.features import Features
-from deeplearn.generation import generate, overview
+from deeplearn.generation import overview
 from deeplearn.generative_metrics import (
     Estimate,
     frechet_distance,
@@ -39,7 +40,6 @@ from deeplearn.generative_metrics import (
     support,
     support_by_class,
 )
-from deeplearn.program import Program
 from deeplearn.report.receipt import cpu, devices, state_sha256, versions, write_json
 from deeplearn.sampling.images import Request, interval_of
 from deeplearn.step import evaluation_variables
@@ -49,73 +49,8 @@ from deeplearn.types import Variables
 
 RESULTS = Path(__file__).parent / "results"
 SOLVER_COUNT = 2000
+FLOOR_DRAWS = 5
 FEW_STEPS, MANY_STEPS = (15, 20), 250
-
-
-class Images:
-    """The images of a run's data and model, on [0, 1], with their labels."""
-
-    def __init__(self, run: Run, count: int):
-        if "test" not in run.experiment.evaluation:
-            raise UsageError(
-                f"{run.workdir}: its experiment has no test set to compare with; name another run"
-            )
-        self.run, self.count = run, count
-        self._range = PixelRange.of(run.experiment.train)
-        self.test, self.test_label = self._read(run.experiment.evaluation["test"], None)
-        self.train, self.train_label = self._read(run.experiment.train, count)
-
-    def _read(self, source: Source, count: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """All images of a source, or `count` at random."""
-        indices = np.random.default_rng(0).permutation(len(source))[:count]
-        examples = source.gather(indices)
-        return self._range.unit(examples["x"]), examples.get("label")
-
-    def draw(self, variables: Variables, request: Request, seed: int = 0) -> np.ndarray:
-        """What the model draws with these variables."""
-        x = generate(self.run.experiment, variables, request, jax.random.key(seed))
-        return self._range.unit(x)
-
-    def references(self, request: Request) -> dict[str, np.ndarray]:
-        """Name → images that are as good as can be, and some that are not good."""
-        untrained = evaluation_variables(Program(self.run.experiment).init())
-        # It knows no class to be guided to.
-        request = unguided(request)
-        found = {"training_images": self.train, "blurred": blurred(self.train)}
-        if self.train_label is not None:
-            found["class_means_with_noise"] = noisy_means(self.train, self.train_label)
-        return {**found, "untrained_model": self.draw(untrained, request)}
-
-
-def unguided(request: Request) -> Request:
-    """The same request without guidance."""
-    return dataclasses.replace(request, guidance=1.0, guidance_interval=None)
-
-
-def blurred(images: np.ndarray, deviation: float = 1.0) -> np.ndarray:
-    """Images (N, Y, X, C) under a Gaussian of so many pixels; borders are repeated."""
-    reach = math.ceil(3 * deviation)
-    weights = np.exp(-((np.arange(-reach, reach + 1) / deviation) ** 2) / 2)
-    weights /= weights.sum()
-    for axis in (1, 2):
-        padding = [(reach, reach) if each == axis else (0, 0) for each in range(4)]
-        padded = np.pad(images, padding, mode="edge")
-        size = images.shape[axis]
-        images = sum(
-            weight * padded.take(range(shift, shift + size), axis)
-            for shift, weight in enumerate(weights)
-        )
-    return images
-
-
-def noisy_means(images: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The mean of each image's class with independent noise of its pixels' deviation, cut."""
-    noise = np.random.default_rng(0).standard_normal(images.shape)
-    found = np.empty(images.shape)
-    for each in np.unique(label):
-        mine = label == each
-        found[mine] = images[mine].mean(axis=0) + noise[mine] * images[mine].std(axis=0)
-    return np.clip(found, 0, 1)
 
 
 def measure(run: Run, features: Features, judge: Features, request: Request) -> dict[str, Any]:
@@ -135,21 +70,32 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     variables = evaluation_variables(run.state)
     samples = images.draw(variables, request)
     real = features(images.test)
+    half = independent_half(images.test_label, len(real))
+    floor = [
+        frechet_distance(real, features(images.training(seed)[0])) for seed in range(FLOOR_DRAWS)
+    ]
     found: dict[str, Any] = {
         "experiment": run.experiment.name,
+        "overrides": list(run.experiment.overrides),
         "date": datetime.date.today().isoformat(),
+        "code": code(),
         "state_sha256": state_sha256(run.state),
         "request": dataclasses.asdict(request),
         "test_images": len(real),
         "features": {**roles["features"], "width": real.shape[1]},
         "judge": roles["judge"],
-        "distances": {"samples": distances(real, features(samples))},
+        "distances": {"samples": distances(real, half, features(samples))},
+        "floor": {
+            "mean": statistics.mean(floor),
+            "std": statistics.stdev(floor),
+            "values": floor,
+        },
     }
     for name, x in images.references(request).items():
-        found["distances"][name] = distances(real, features(x))
-    floor = found["distances"]["training_images"]["frechet"]
-    found["frechet_over_floor"] = found["distances"]["samples"]["frechet"] / floor
-    if (label := request.class_of()) is not None:
+        found["distances"][name] = distances(real, half, features(x))
+    over = found["distances"]["samples"]["frechet"] / found["floor"]["mean"]
+    found["frechet_over_floor"] = over
+    if (label := independent(request, 0).class_of()) is not None:
         found["recognized"] = recognized(judge.labels(samples), label)
         found["support_by_class"] = {
             each: value._asdict()
@@ -158,7 +104,7 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
             ).items()
         }
     if diffusion:
-        found["solvers"] = solvers(images, features, real, variables, request)
+        found["solvers"] = solvers(images, features, real[half], variables, request)
     return {**found, "versions": versions(), "devices": devices(), "cpu": cpu()}
 
 
@@ -175,11 +121,14 @@ def described(classifier: Features) -> dict[str, Any]:
     }
 
 
-def distances(real: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """Of two sets of features: both distances, and how the supports overlap."""
+def distances(real: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Of two sets of features: both distances, and how the supports overlap.
+
+    That of the kernel is to the rows `half` of the real ones (`independent_half`).
+    """
     return {
         "frechet": frechet_distance(real, other),
-        "kernel": kernel_distance(real, other)._asdict(),
+        "kernel": kernel_distance(real[half], other)._asdict(),
         "support": support(real, other)._asdict(),
     }
 
@@ -199,9 +148,9 @@ def solvers(
 ) -> dict[str, Any]:
     """The kernel distance of a fast solver's samples to the data, against that of DDIM.
 
-    Every solver begins with noise of its own, so that its samples are independent of the others'.
-    `difference` is that of the two distances, and its error holds both as independent, which is too
-    large: the data are the same. `between` is the distance of the two sets of samples.
+    Every solver begins with noise and labels of its own, so that its samples are independent of the
+    others'. `difference` is that of the two distances, and its error holds both as independent,
+    which is too large: the data are the same. `between` is the distance of the two sets of samples.
     """
 
     def drawn(sampler: str, steps: int, seed: int) -> tuple[np.ndarray, Estimate]:

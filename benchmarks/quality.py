@@ -27,7 +27,7 @@ from deeplearn.evaluate import shown, text_examples, text_scores, translations
 from deeplearn.generation import generate
 from deeplearn.mode_count import mode_count
 from deeplearn.overrides import override
-from deeplearn.report.receipt import cpu, devices, parameter_count, versions, write_json
+from deeplearn.report.receipt import cpu, devices, git, parameter_count, versions, write_json
 from deeplearn.sampling.images import Request
 from deeplearn.step import evaluation_variables
 from deeplearn.train import Run, train
@@ -56,6 +56,15 @@ def curve(workdir: Path, split: str) -> list[dict]:
     ]
 
 
+def code() -> dict | None:
+    """The commit that a result comes from, and whether files differed; None outside a repository.
+
+    Without the origin, which may be a place on this machine.
+    """
+    found = git(Path(__file__).parent)
+    return found and {name: found[name] for name in ("commit", "dirty")}
+
+
 def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dict:
     """The metrics of every seed, their mean and spread, and the seconds that a run took."""
     runs, seconds, found = [], [], {}
@@ -81,6 +90,7 @@ def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dic
         "experiment": name,
         "changes": changes,
         "date": datetime.date.today().isoformat(),
+        "code": code(),
         "seeds": seeds,
         split: summary(runs, found[f"{split}_examples"]),
         "seconds": seconds,
@@ -135,6 +145,8 @@ def main() -> None:
     parser.add_argument("--label", default="", help="a suffix of the result file's name")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leaves the run of seed 0 there")
     flags = parser.parse_args()
+    if any(change.partition("=")[0].strip() == "seed" for change in flags.set):
+        parser.error("--set seed: the seeds are 0 to --seeds − 1; train one of another by launch")
     result = measure(flags.experiment, flags.seeds, flags.set, flags.keep)
     label = f"_{flags.label}" if flags.label else ""
     RESULTS.mkdir(exist_ok=True)

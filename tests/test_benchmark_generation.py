@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from families import images
 
-from benchmarks import generation
+from benchmarks import generation, image_sets
 from deeplearn import Experiment, Run, train
 from deeplearn.errors import UsageError
 from deeplearn.features import Features
 from deeplearn.generation import overview
+from deeplearn.generative_metrics import kernel_distance
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import Adam
 from deeplearn.program import Program
@@ -70,12 +71,16 @@ def test_training_images_are_the_floor_and_the_rest_lies_above(result):
     assert found["training_images"] < found["class_means_with_noise"]
     assert found["training_images"] < found["blurred"]
     assert result["frechet_over_floor"] > 1
+    # All of the few training images are in every draw.
+    assert result["floor"]["values"] == pytest.approx([found["training_images"]] * 5)
 
 
 def test_the_judge_recognizes_the_classes_that_were_asked_for(result):
     share = result["recognized"]["share"]
     assert 0.8 < share <= 1 and set(result["recognized"]["by_class"]) == {0, 1, 2}
-    assert np.mean(list(result["recognized"]["by_class"].values())) == pytest.approx(share)
+    asked = image_sets.independent(Request(60, labels=(0, 1, 2)), 0).class_of()
+    by_class = list(result["recognized"]["by_class"].values())
+    assert np.average(by_class, weights=np.bincount(asked)) == pytest.approx(share)
     wrong = generation.recognized(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]))
     assert wrong["share"] == 0.5 and wrong["by_class"] == {0: 0.5, 1: 1.0, 2: 0.0}
 
@@ -164,12 +169,12 @@ def test_distances_are_printed_below_the_classifier_that_they_rest_on(
 def test_a_blur_spreads_a_point_as_a_gaussian_and_keeps_what_is_even():
     point = np.zeros((1, 21, 21, 1))
     point[0, 10, 10] = 1
-    found = generation.blurred(point, 2.0)[0, :, :, 0]
+    found = image_sets.blurred(point, 2.0)[0, :, :, 0]
     places = np.arange(21) - 10
     assert found.sum() == pytest.approx(1)
     assert (found.sum(axis=0) * places**2).sum() == pytest.approx(4, rel=0.03)
     np.testing.assert_allclose(found, found.T)
-    np.testing.assert_allclose(generation.blurred(np.full((1, 9, 9, 1), 0.3)), 0.3)
+    np.testing.assert_allclose(image_sets.blurred(np.full((1, 9, 9, 1), 0.3)), 0.3)
 
 
 def test_noisy_means_have_the_moments_of_their_class():
@@ -178,8 +183,30 @@ def test_noisy_means_have_the_moments_of_their_class():
     x = np.where(label[:, None, None, None] == 0, 0.3, 0.6) + 0.05 * rng.normal(
         size=(8000, 2, 2, 1)
     )
-    found = generation.noisy_means(x, label)
+    found = image_sets.noisy_means(x, label)
     for each in (0, 1):
         mine, true = found[label == each], x[label == each]
         np.testing.assert_allclose(mine.mean(axis=0), true.mean(axis=0), atol=0.005)
         np.testing.assert_allclose(mine.std(axis=0), 0.05, atol=0.005)
+
+
+def test_classes_are_as_those_of_independent_draws():
+    """Where all sets have as many of each class, kernel distances are too small."""
+    generator = np.random.default_rng(0)
+    label = np.repeat(np.arange(10), 200)
+    asked = Request(500, labels=tuple(range(10)))
+
+    def points(label):
+        return np.eye(10)[label] + 0.1 * generator.normal(size=(len(label), 10))
+
+    x = points(label)
+    even = [kernel_distance(x, points(asked.class_of())) for _ in range(9)]
+    assert max(each.value for each in even) < -2 * max(each.standard_error for each in even)
+    half = image_sets.independent_half(label, 2000)
+    assert np.unique(half).size == half.size == 1000
+    drawn = [
+        kernel_distance(x[half], points(image_sets.independent(asked, seed).class_of()))
+        for seed in range(9)
+    ]
+    mean = np.mean([each.value for each in drawn])
+    assert abs(mean) < max(each.standard_error for each in drawn)

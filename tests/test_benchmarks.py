@@ -77,3 +77,10 @@ def test_translations_are_printed_with_the_metrics(monkeypatch, tmp_path, capsys
     metrics, *told = capsys.readouterr().out.strip().split("\n\n")
     assert json.loads(metrics) == result["test"]
     assert [text.split()[1::2] for text in told] == [[f"s{i}", f"r{i}", f"t{i}"] for i in range(3)]
+
+
+def test_a_seed_that_would_be_overridden_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["quality", "x", "--set", "steps=3", "--set", "seed=1"])
+    with pytest.raises(SystemExit):
+        quality.main()
+    assert "the seeds are 0 to --seeds" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_training_draws_anew_with_every_key(key):
     assert first == same != other
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
 def test_a_share_of_the_labels_is_withheld_in_training_only(key, share):
     """4000 labels: within four standard errors."""
     task = Denoising(Unlabelled(), RectifiedFlow(), "x0", label_dropout=share)
@@ -171,6 +171,20 @@ def test_a_share_of_the_labels_is_withheld_in_training_only(key, share):
     found = float(task.loss({}, fields, key)[0])
     assert abs(found - share) <= 4 * (share * (1 - share) / 4000) ** 0.5
     assert task.evaluate({}, fields)["loss"].value == 0
+
+
+def test_a_model_of_no_classes_learns_from_data_with_labels(key):
+    task = dataclasses.replace(small(), model=MLPDenoiser(width=8, depth=1, classes=0))
+    fields = {"x": jnp.asarray(X), "label": jnp.full(8, 2)}
+    alone = {"x": fields["x"]}
+    task.check(fields)
+    variables = task.init(key, fields)
+    for one, other in [
+        (task.loss(variables, fields, key)[0], task.loss(variables, alone, key)[0]),
+        (task.evaluate(variables, fields)["loss"], task.evaluate(variables, alone)["loss"]),
+    ]:
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert task.sample(variables, key, Request(2, shape=(2,))).shape == (2, 2)
 
 
 @every_process
@@ -269,7 +283,7 @@ def test_what_the_model_has_not_learned_is_refused(key, request_of, dropout, mes
     [
         ({"prediction": "eps"}, "task Denoising: unknown prediction 'eps'"),
         ({"weighting": "snr"}, "task Denoising: unknown weighting 'snr'; did you mean 'min_snr'"),
-        ({"label_dropout": 1.5}, "label_dropout = 1.5 must be in"),
+        ({"label_dropout": 1.0}, "label_dropout = 1.0 must be in"),
     ],
 )
 def test_a_task_that_cannot_work_is_refused_in_one_line(fields, message):

@@ -55,6 +55,8 @@ ratio, at most 5 (Hang et al. 2023, arXiv:2303.09556).
 class Denoising:
     """Trains `model` to predict `prediction` of x_t at the levels that `process` draws.
 
+    A model of 0 `classes` is not told the labels that the data may have.
+
     `prediction` is one of `predictions.PREDICTIONS`, `weighting` one of `WEIGHTINGS`. A share
     `label_dropout` of the labels is withheld in training, so that the model also learns to do
     without: classifier-free guidance needs it.
@@ -71,16 +73,16 @@ class Denoising:
         if self.weighting not in WEIGHTINGS:
             hint = did_you_mean(self.weighting, WEIGHTINGS)
             raise UsageError(f"task Denoising: unknown weighting '{self.weighting}'{hint}")
-        if not 0 <= self.label_dropout <= 1:
+        if not 0 <= self.label_dropout < 1:
             raise UsageError(
-                f"task Denoising: label_dropout = {self.label_dropout} must be in [0, 1]; it is a"
-                " share of the labels"
+                f"task Denoising: label_dropout = {self.label_dropout} must be in [0, 1), a share"
+                " of the labels; a model of 0 classes is told none"
             )
 
     def init(self, rng: Array, batch: Batch) -> Variables:
         """Fresh variables; `batch` gives shapes only."""
         level = jnp.zeros(len(batch["x"]), jnp.float32)
-        return initialize(self.model, rng, batch["x"], level, *_labels(batch))
+        return initialize(self.model, rng, batch["x"], level, *self._labels(batch))
 
     def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
         """The weighted squared error of the prediction, and the plain one of x0, `x0_error`."""
@@ -91,7 +93,7 @@ class Denoising:
         noise = jax.random.normal(noise_rng, batch["x"].shape)
         labels = tuple(
             jnp.where(jax.random.bernoulli(label_rng, self.label_dropout, (size,)), NO_LABEL, label)
-            for label in _labels(batch)
+            for label in self._labels(batch)
         )
         inputs, x = self._inputs(batch["x"], noise, level)
         prediction, mutated = apply_training(self.model, variables, model_rng, *inputs, *labels)
@@ -116,7 +118,7 @@ class Denoising:
         uniform, noise = jax.vmap(draw)(keys)
         level = self.process.draw(uniform)
         inputs, x = self._inputs(batch["x"], noise, level)
-        prediction = apply_evaluation(self.model, variables, *inputs, *_labels(batch))
+        prediction = apply_evaluation(self.model, variables, *inputs, *self._labels(batch))
         return self._means(prediction, x, noise, level, batch)
 
     @property
@@ -191,8 +193,15 @@ class Denoising:
         """Raises `DataError` for data that are not finite or labels that are no class."""
         require_fields(batch, "x")
         require_finite(batch, "x")
-        if "label" in batch:
+        if self._told(batch):
             require_labels(batch, self.classes)
+
+    def _labels(self, batch: Batch) -> tuple[Array, ...]:
+        """The third argument of the model, where there is one."""
+        return (batch["label"],) if self._told(batch) else ()
+
+    def _told(self, batch: Mapping[str, Any]) -> bool:
+        return "label" in batch and getattr(self.model, "classes", None) != 0
 
     def _inputs(self, x0: Array, noise: Array, level: Array) -> tuple[tuple[Array, Array], Array]:
         """What the model reads, scaled x_t and conditioning (B,), and x_t itself."""
@@ -218,11 +227,6 @@ class Denoising:
             "loss": Mean.of(weight.reshape(-1) * error, mask),
             "x0_error": Mean.of(gain.reshape(-1) * error, mask),
         }
-
-
-def _labels(batch: Batch) -> tuple[Array, ...]:
-    """The third argument of the model, where there is one."""
-    return (batch["label"],) if "label" in batch else ()
 
 
 def _fingerprint(x: Array) -> Array:
