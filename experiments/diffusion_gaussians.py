@@ -6,7 +6,7 @@
 their part of 5,000 samples by DPM-Solver++(2M) (20 steps), and 75.4 ± 0.2 % of the samples lie
 within 3σ of a mode. Of seed 0, within 0.2 of a center, four deviations of the data, lie 89 % of
 4000 samples without a label by Heun (18 steps), 87 % by DPM-Solver++(2M) and 92 % by DDPM (100
-steps); 99 % of 1000 with a label lie by its own.
+steps); 99 % of 1000 with a label lie by its own (these shares are in no file).
 """
 
 from deeplearn.data.gaussians import Gaussians

@@ -213,6 +213,7 @@ def test_samples_are_a_function_of_key_and_label(key, name):
     first = draw(key, labels=(1,))
     assert first.shape == (5, 2) and first.dtype == jnp.float32 and jnp.isfinite(first).all()
     np.testing.assert_array_equal(first, draw(key, labels=(1,), guidance=1.0))
+    np.testing.assert_allclose(first, draw(key, labels=(1,), guidance=1.0001), atol=0.01)
     for other in (
         draw(jax.random.key(1), labels=(1,)),
         draw(key, labels=(2,)),
