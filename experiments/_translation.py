@@ -50,6 +50,7 @@ def translation(
         batch_size=batch_size,
         evaluation_batch_size=64,
         log_every=50,
-        evaluate_every=500,
+        # It takes so many times as long.
+        evaluate_every=500 * len(languages),
         save_every=500,
     )

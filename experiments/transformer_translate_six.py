@@ -12,4 +12,4 @@ LANGUAGES = ("de", "es", "fr", "it", "nl", "pt-BR")
 
 
 def experiment() -> Experiment:
-    return translation("transformer_translate_six", LANGUAGES, small(8000), steps=4000)
+    return translation("transformer_translate_six", LANGUAGES, small(8000))
