@@ -36,7 +36,17 @@ from deeplearn.models.transformer import preset, transformer
 
 
 @pytest.fixture(
-    params=["bert", "bert_masked", "gpt2", "llama", "mamba", "mamba2", "mistral", "resnet"]
+    params=[
+        "bert",
+        "bert_masked",
+        "gpt2",
+        "llama",
+        "llama_scaled",
+        "mamba",
+        "mamba2",
+        "mistral",
+        "resnet",
+    ]
 )
 def golden(request, tmp_path) -> tuple[Path, Any]:
     """A directory as transformers wrote it, and what transformers computes of it."""
@@ -67,7 +77,8 @@ def test_the_outputs_are_those_of_transformers(golden):
         if ours.ndim == 3 and "attention_mask" in stored:
             real = stored["attention_mask"][:, :, None]
             ours, theirs = ours * real, theirs * real
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+        # The logits of the ResNet go to 337, of which 2e-4 are five units in the last place.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=2e-4)
         assert np.abs(theirs).max() > 0.05
 
 

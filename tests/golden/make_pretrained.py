@@ -55,6 +55,15 @@ LLAMA = {
     "rope_theta": 500.0,
     **SEQUENCE,
 }
+# Of the four frequencies the first stays, the second is between, two are divided.
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 MAMBA = {"hidden_size": 24, "num_hidden_layers": 2, **SEQUENCE}
 MODELS = {
     "bert": (BertModel, BERT),
@@ -64,6 +73,10 @@ MODELS = {
         GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=20, **SEQUENCE),
     ),
     "llama": (AutoModelForCausalLM, LlamaConfig(**LLAMA)),
+    "llama_scaled": (
+        AutoModelForCausalLM,
+        LlamaConfig(**LLAMA | {"max_position_embeddings": 512, "rope_parameters": SCALED}),
+    ),
     "mamba": (
         AutoModelForCausalLM,
         MambaConfig(state_size=5, conv_kernel=3, time_step_rank=4, **MAMBA),
