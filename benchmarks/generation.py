@@ -6,11 +6,11 @@ Writes benchmarks/results/generation_NAME.json, NAME being the experiment. Again
 stand `--count` samples, as many training images (the floor that a perfect model reaches, its
 Fréchet distance over several draws), training images blurred by a Gaussian of 1 pixel, the mean of
 each class with noise of its deviation, and what the untrained model draws. Classes are drawn at
-random as those of training images are: where all sets had as many of each class, distances would
-be smaller, and a kernel distance not unbiased. The judge, a classifier of another architecture and
-seed, says how often a sample is taken for the class that was asked for. Of a diffusion model
-DPM-Solver++(2M) of few steps is held against DDIM of 250, both without guidance. Images are
-compared on [0, 1], cut there.
+random, since those of training images are: where all sets had as many of each class, distances
+would be smaller, and a kernel distance not unbiased. The judge, a classifier of another
+architecture or seed, says how often a sample is taken for the class that was asked for. Of a
+diffusion model DPM-Solver++(2M) of few steps is held against DDIM of 250, both without guidance.
+Images are compared on [0, 1], cut there.
 
 Name the classifiers by their hashes wherever a number is quoted: it means nothing elsewhere.
 """
@@ -62,6 +62,8 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
             f" {roles['judge']['seed']}, as the classifier of the features has; name the run of"
             " another model or seed"
         )
+    # Ahead of the work, in which files may change.
+    origin = code()
     diffusion = hasattr(run.experiment.task, "path")
     if diffusion:
         chosen = {"sampler": request.sampler or SAMPLER, "steps": request.steps or STEPS}
@@ -71,28 +73,21 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     samples = images.draw(variables, request)
     real = features(images.test)
     half = independent_half(images.test_label, len(real))
-    floor = [
-        frechet_distance(real, features(images.training(seed)[0])) for seed in range(FLOOR_DRAWS)
-    ]
     found: dict[str, Any] = {
         "experiment": run.experiment.name,
         "overrides": list(run.experiment.overrides),
         "date": datetime.date.today().isoformat(),
-        "code": code(),
+        "code": origin,
         "state_sha256": state_sha256(run.state),
-        "request": dataclasses.asdict(request),
+        "request": {**dataclasses.asdict(request), "order_of_labels": "at random"},
         "test_images": len(real),
         "features": {**roles["features"], "width": real.shape[1]},
         "judge": roles["judge"],
         "distances": {"samples": distances(real, half, features(samples))},
-        "floor": {
-            "mean": statistics.mean(floor),
-            "std": statistics.stdev(floor),
-            "values": floor,
-        },
     }
     for name, x in images.references(request).items():
         found["distances"][name] = distances(real, half, features(x))
+    found["floor"] = floor(images, features, real)
     over = found["distances"]["samples"]["frechet"] / found["floor"]["mean"]
     found["frechet_over_floor"] = over
     if (label := independent(request, 0).class_of()) is not None:
@@ -119,6 +114,13 @@ def described(classifier: Features) -> dict[str, Any]:
         "overrides": list(experiment.overrides),
         "test_accuracy": classifier.metrics.get("test", {}).get("accuracy"),
     }
+
+
+def floor(images: Images, features: Features, real: np.ndarray) -> dict[str, Any]:
+    """The Fréchet distance of training images, over draws."""
+    draws = [images.training(seed)[0] for seed in range(FLOOR_DRAWS)]
+    values = [frechet_distance(real, features(draw)) for draw in draws]
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values), "values": values}
 
 
 def distances(real: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[str, Any]:

@@ -69,17 +69,20 @@ def independent(request: Request, seed: int) -> Request:
     return dataclasses.replace(request, labels=tuple(map(int, drawn)))
 
 
-def independent_half(label: np.ndarray | None, count: int) -> np.ndarray:
+def independent_half(label: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
     """The rows of half of `count` images, with as many of each class as independent draws have.
 
-    A test set that has as many of each class as of any other is no such draw.
+    A test set that has as many of each class as of any other is no such draw. Raises `UsageError`
+    where the draw asks for more of a class than there are.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     order = generator.permutation(count)
     if label is None:
         return order[: count // 2]
     classes, sizes = np.unique(label, return_counts=True)
     drawn = generator.multinomial(count // 2, sizes / count)
+    if (drawn > sizes).any():
+        raise UsageError(f"{count} test images are too few for {len(classes)} classes; bring more")
     mine = (order[label[order] == each] for each in classes)
     return np.concatenate([rows[:size] for rows, size in zip(mine, drawn, strict=True)])
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.quality EXPERIMENT [--seeds=5] [--set FIELD=VALUE …] [--keep=DIR]
 
-The file is benchmarks/results/quality_EXPERIMENT.json. With one seed the spread is the 95 %
-bootstrap interval over the test set. Where there is no test split it is the validation split. Of a
-model that translates, the texts are scored as well and three are shown; of one that draws from a
-mixture of Gaussians, the modes it covers are counted. `--keep` leaves the run of seed 0 in DIR.
+The file is benchmarks/results/quality_EXPERIMENT.json. With one seed an accuracy over examples has
+the 95 % bootstrap interval over the test set. Where there is no test split it is the validation
+split. Of a model that translates, the texts are scored as well and three are shown; of one that
+draws from a mixture of Gaussians, the modes it covers are counted. `--keep` leaves the run of seed
+0 in DIR.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def code() -> dict | None:
 
 def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dict:
     """The metrics of every seed, their mean and spread, and the seconds that a run took."""
+    # Ahead of the training, in which files may change.
+    origin = code()
     runs, seconds, found = [], [], {}
     for seed in range(seeds):
         experiment = importlib.import_module(f"experiments.{name}").experiment()
@@ -90,7 +93,7 @@ def measure(name: str, seeds: int, changes: list[str], keep: Path | None) -> dic
         "experiment": name,
         "changes": changes,
         "date": datetime.date.today().isoformat(),
-        "code": code(),
+        "code": origin,
         "seeds": seeds,
         split: summary(runs, found[f"{split}_examples"]),
         "seconds": seconds,
@@ -146,7 +149,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leaves the run of seed 0 there")
     flags = parser.parse_args()
     if any(change.partition("=")[0].strip() == "seed" for change in flags.set):
-        parser.error("--set seed: the seeds are 0 to --seeds − 1; train one of another by launch")
+        parser.error(
+            "--set seed: the seeds are 0 to --seeds − 1; for another run"
+            " ./launch.sh train --set seed=N"
+        )
     result = measure(flags.experiment, flags.seeds, flags.set, flags.keep)
     label = f"_{flags.label}" if flags.label else ""
     RESULTS.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 """Diagnosis: why a run cannot go on, by numbers that are not finite or that end all learning.
 
-The step itself refuses a bad update and marks where it did. Here that mark and the metrics become
-an error that names the step and, where a task has several parts, the part that broke.
+The step itself refuses a bad update and marks where it did. Here that mark becomes an error that
+names the step and, where a task has several parts, the part that broke.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def raise_if_collapsed(experiment: Experiment, step: int, row: Mapping[str, floa
 def _metrics_of(experiment: Experiment, state: TrainState, step: int) -> dict[str, float]:
     """The metrics of the step that halted, taken again: no later one has moved what it began with.
 
-    Those of the latest step tell nothing where its batch is a good one.
+    Those of the latest step tell nothing where its batch is a good one. (A run with `per_device`
+    had other random numbers in that step.)
     """
     batch = experiment.train_dataset().batch(step, slice(0, experiment.batch_size))
     before = dataclasses.replace(state, step=jnp.asarray(step), control=Control.initial())

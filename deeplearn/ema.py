@@ -1,9 +1,9 @@
 """The average of the parameters over the steps, as the last transformation of an optimizer.
 
-Polyak & Juditsky, 1992, with weights that fall exponentially. What an average over 1/(1 − decay)
-steps holds of the first parameters would spoil a run that is not many times as long, so the early
-average has weights that rise by a power of the step instead (Karras et al., 2024,
-arXiv:2312.02696).
+Polyak & Juditsky, 1992, with weights that fall exponentially. In a run that is not many times as
+long as 1/(1 − decay) steps, such an average would still hold much of the first parameters. So its
+early weights rise by a power of the step instead (polynomial-decay averaging: Shamir & Zhang, 2013,
+arXiv:1212.1824).
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from jax.typing import ArrayLike
 from deeplearn.errors import UsageError
 from deeplearn.types import Array, PyTree
 
+_POWER = 4.0
+
 
 class ParameterEma(NamedTuple):
-    """The state of `parameter_ema`: the updates so far and a tree like the parameters."""
+    """The state of `parameter_ema`: how many updates there were, and a tree like the parameters."""
 
-    count: Array
+    updates: Array
     params: PyTree
 
 
@@ -45,10 +47,10 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
         if params is None:
             raise ValueError("parameter_ema needs the parameters: optimizer.update(…, params)")
         new = optax.apply_updates(params, updates)
-        rate = jnp.maximum(1.0 - decay, 5.0 / (state.count + 5.0))
+        rate = jnp.maximum(1.0 - decay, (_POWER + 1.0) / (state.updates + _POWER + 1.0))
         # As a step towards the new value, so that a parameter at rest keeps its bits.
         return updates, ParameterEma(
-            optax.safe_increment(state.count),
+            optax.safe_increment(state.updates),
             jax.tree.map(lambda ema, p: ema + rate * (p - ema), state.params, new),
         )
 

@@ -28,7 +28,8 @@ class Players:
     generator answers the discriminator as it is; without it both move at once. A player that rests
     keeps its parameters, moments and schedule: schedules count the moves of their own player.
 
-    `ema_decay` keeps an average of the parameters of both, which moves in every step.
+    `ema_decay` keeps an average of the parameters of both (`parameter_ema`), which moves in every
+    step.
     """
 
     generator: Optimizer = Adam()

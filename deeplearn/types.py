@@ -86,27 +86,23 @@ class Context:
 
     `segments` int32 (B, T) numbers the documents of a row from 1 on; 0 is padding; None means one
     document without padding. `positions` int32 (B or 1, T) are places within the document; where
-    there are segments, position 0 begins a document anew. `train` is static.
+    there are segments, position 0 begins a document anew, and so does a token in `changes` bool
+    (B, T), whose document is not that of the token before. `train` is static.
     """
 
     segments: Array | None
     positions: Array
     train: bool = struct.field(pytree_node=False, default=False)
+    changes: Array | None = None
 
     @property
     def resets(self) -> Array | None:
-        """Where a document begins: bool (B, T); None where there are no segments.
-
-        That is at position 0, and where the number is another than that of the token before, but
-        for padding in between.
-        """
+        """Where a document begins: bool (B, T); None where there are no segments."""
         if self.segments is None:
             return None
-        real = self.segments > 0
-        place = jax.lax.cummax(jnp.where(real, jnp.arange(real.shape[1]), 0), axis=1)
-        latest = jnp.take_along_axis(self.segments, place, axis=1)
-        before = jnp.pad(latest[:, :-1], ((0, 0), (1, 0)))
-        return real & ((self.positions == 0) | (before > 0) & (before != self.segments))
+        begins = self.positions == 0
+        begins = begins if self.changes is None else begins | self.changes
+        return begins & (self.segments > 0)
 
     @property
     def holds(self) -> Array | None:

@@ -50,7 +50,7 @@ def translation(
         batch_size=batch_size,
         evaluation_batch_size=64,
         log_every=50,
-        # It takes so many times as long.
+        # An evaluation takes as many times as long as there are languages.
         evaluate_every=500 * len(languages),
         save_every=500,
     )

@@ -5,9 +5,9 @@
 A plan, never run: tests compute its shapes, and train it shrunk on mock data. 8,030,261,248
 parameters in fp32, computed with in bfloat16. Of 8 devices each holds a state of 12.05 GB:
 parameters 4.02, moments 8.03. A step adds 4.02 of gradients and 4.02 of their sum over the
-microbatches, 1.07 GB that the layers keep of a row of 4096 tokens, and what the compiler gathers. Documents are
-packed, of which cuDNN's attention takes no mask: while a layer is at work its scores are there, in
-fp32 2.1 GB for each array of them.
+microbatches, 1.07 GB that the layers keep of a row of 4096 tokens, and what the compiler gathers.
+Documents are packed, and cuDNN's attention takes no mask that keeps them apart: while a layer is at
+work its scores are there, in fp32 2.1 GB for each array of them.
 The corpus is prepared with Apache Beam and must fit into the memory of the host.
 """
 

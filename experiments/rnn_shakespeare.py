@@ -3,7 +3,7 @@
     ./launch.sh train --experiment=rnn_shakespeare
 
 1,116,160 parameters. 1.560 nats per character on the validation split (one seed) after 18 minutes
-on 2 CPU cores that nothing else used for most of them.
+on 2 CPU cores, most of the time unshared.
 """
 
 from deeplearn.experiment import Experiment

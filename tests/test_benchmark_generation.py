@@ -190,8 +190,8 @@ def test_noisy_means_have_the_moments_of_their_class():
         np.testing.assert_allclose(mine.std(axis=0), 0.05, atol=0.005)
 
 
-def test_classes_are_as_those_of_independent_draws():
-    """Where all sets have as many of each class, kernel distances are too small."""
+def test_kernel_distances_are_too_small_where_all_sets_have_as_many_of_each_class():
+    """Why `measure` draws the classes at random."""
     generator = np.random.default_rng(0)
     label = np.repeat(np.arange(10), 200)
     asked = Request(500, labels=tuple(range(10)))
@@ -202,11 +202,32 @@ def test_classes_are_as_those_of_independent_draws():
     x = points(label)
     even = [kernel_distance(x, points(asked.class_of())) for _ in range(9)]
     assert max(each.value for each in even) < -2 * max(each.standard_error for each in even)
-    half = image_sets.independent_half(label, 2000)
-    assert np.unique(half).size == half.size == 1000
-    drawn = [
-        kernel_distance(x[half], points(image_sets.independent(asked, seed).class_of()))
-        for seed in range(9)
-    ]
-    mean = np.mean([each.value for each in drawn])
-    assert abs(mean) < max(each.standard_error for each in drawn)
+
+
+@pytest.mark.parametrize("drawn", ["half", "labels"])
+def test_the_numbers_of_classes_scatter_as_those_of_independent_draws(drawn):
+    """Over 400 seeds the variance of a number is n·p·(1 − p) within five standard errors."""
+    label, asked = np.repeat(np.arange(4), 50), Request(100, labels=tuple(range(4)))
+
+    def classes(seed):
+        if drawn == "labels":
+            return image_sets.independent(asked, seed).class_of()
+        rows = image_sets.independent_half(label, 200, seed)
+        assert np.unique(rows).size == 100
+        return label[rows]
+
+    counts = np.stack([np.bincount(classes(seed), minlength=4) for seed in range(400)])
+    assert (counts.sum(axis=1) == 100).all()
+    variance = 100 * 0.25 * 0.75
+    assert abs(counts.var(axis=0).mean() - variance) < 5 * variance * (2 / 400) ** 0.5 / 2
+
+
+def test_a_test_set_that_is_too_small_for_its_classes_is_refused():
+    with pytest.raises(UsageError, match="40 test images are too few for 40 classes"):
+        image_sets.independent_half(np.arange(40), 40)
+
+
+def test_draws_of_training_images_differ(diffusion):
+    images = image_sets.Images(diffusion, 20)
+    assert not np.array_equal(images.training(0)[0], images.training(1)[0])
+    np.testing.assert_array_equal(images.training(0)[0], images.train)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deeplearn.interop.stablehlo import export_stablehlo
 from deeplearn.layers import dot_product_attention as module
 from deeplearn.layers.attention import Attention
-from deeplearn.layers.dot_product_attention import dot_product_attention, plain_attention
+from deeplearn.layers.dot_product_attention import dot_product_attention
+from deeplearn.models.transformer import GPT2, transformer
 from deeplearn.types import Context
 
 B, T, S, H, G, K = 2, 6, 8, 4, 2, 16
@@ -62,11 +64,14 @@ def test_what_cudnn_takes_is_left_to_it(calls, fields, fused):
     assert [call["implementation"] for call in calls] == ["cudnn" if fused else None]
 
 
-def test_within_plain_attention_cudnn_is_not_asked(calls):
-    with plain_attention():
-        attend()
-    attend()
-    assert [call["implementation"] for call in calls] == [None, "cudnn"]
+def test_an_exported_program_asks_no_cudnn(calls, key):
+    model = transformer(GPT2(13, 16, 1, heads=2, max_length=6), dtype="bfloat16")
+    tokens = np.ones((1, 5), np.int32)
+    variables = model.init(key, tokens)
+    assert {call["implementation"] for call in calls} == {"cudnn"}
+    calls.clear()
+    export_stablehlo(model, variables, tokens)
+    assert {call["implementation"] for call in calls} == {None}
 
 
 def test_other_backends_are_not_asked(calls, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deeplearn.data.corpus import Pair, TextPairs
 from deeplearn.data.pairs import PackedPairs, Pairs
 from deeplearn.data.source import check_examples
-from deeplearn.data.vocabulary import SPECIALS, Bytes, Characters
+from deeplearn.data.vocabulary import BEGIN, END, PAD, SPECIALS, Bytes, Characters
 from deeplearn.errors import DataError, UsageError
 
 LOWER = Characters("abc", SPECIALS)
@@ -102,6 +102,9 @@ def test_what_cannot_work_is_refused():
         source(pairs, too_long="dorp")
     with pytest.raises(UsageError, match="those of Bytes.* are not"):
         Pairs(TextPairs(pairs), "all", Bytes(), UPPER, 6, 5)
+    for marks in ((PAD, END, BEGIN), (PAD, BEGIN)):
+        with pytest.raises(UsageError, match="those of Characters.* are not"):
+            Pairs(TextPairs(pairs), "all", Characters("abc", marks), UPPER, 6, 5)
     with pytest.raises(UsageError, match="must be at least 2"):
         Pairs(TextPairs(pairs), "all", LOWER, UPPER, 1, 5)
     with pytest.raises(DataError, match="the split 'all' of TextPairs.* is empty"):

@@ -1,6 +1,7 @@
 """The optimizer of two players: cadence, clipping and moments of their own, one average."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +100,10 @@ def test_a_schedule_counts_the_moves_of_its_player():
 def test_the_average_is_of_both_players_and_moves_in_every_step():
     history = walk(Players(n_critic=2, ema_decay=0.5), steps=3)
     average = PARAMS
-    for update, (params, state) in enumerate(history[1:], 1):
-        rate = 5 / (update + 4)  # early, see `parameter_ema`
-        average = jax.tree.map(lambda ema, p: (1 - rate) * ema + rate * p, average, params)  # noqa: B023
+    # The rates of `parameter_ema` at the first updates.
+    for rate, (params, state) in zip((1, 5 / 6, 5 / 7), history[1:], strict=True):
+        move = functools.partial(lambda rate, ema, p: (1 - rate) * ema + rate * p, rate)
+        average = jax.tree.map(move, average, params)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), find_ema(state), average
         )

@@ -120,6 +120,21 @@ def test_nothing_leaks_between_documents(name, key):
 
 
 @every_mixer
+def test_nothing_leaks_between_documents_over_chunks_whose_positions_run_on(name, key):
+    module, _ = built(name)
+    segments, positions = jnp.asarray([[1] * 4 + [2] * 4] * 2), jnp.arange(8)[None]
+    tokens = tokens_of(key)
+    changed = tokens.at[:, :4].set((tokens[:, :4] + 1) % VOCABULARY)
+    behind = []
+    for each in (tokens, changed):
+        _, carry = call(
+            name, each[:, :4], module.init_carry(2, T), segments[:, :4], positions[:, :4]
+        )
+        behind.append(call(name, each[:, 4:8], carry, segments[:, 4:], positions[:, 4:])[0])
+    np.testing.assert_array_equal(*behind)
+
+
+@every_mixer
 @pytest.mark.parametrize("positions", [None, jnp.arange(T)[None]], ids=["anew", "running on"])
 def test_another_document_before_it_changes_no_bit(name, positions, key):
     """Of values; the test above sees gradients, which those written by hand clear by themselves."""

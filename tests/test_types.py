@@ -33,10 +33,11 @@ def test_an_exponential_mean_is_shown_as_its_exponential():
     assert math.isnan(ExponentialMean.shown(math.nan))
 
 
-def test_a_document_begins_at_position_0_and_where_its_number_is_another():
-    segments = jnp.asarray([[1, 1, 0, 1, 2, 2], [0, 3, 3, 0, 2, 2], [1, 1, 1, 1, 1, 1]])
-    positions = jnp.asarray([[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8, 9], [7, 8, 0, 1, 2, 3]])
-    resets = [[4], [4], [2]]
-    found = Context(segments, positions).resets
-    assert [np.flatnonzero(row).tolist() for row in found] == resets
+def test_a_document_begins_at_position_0_and_where_it_is_another():
+    segments = jnp.asarray([[1, 1, 0, 2, 2]])
+    positions = jnp.asarray([[7, 0, 0, 8, 9]])
+    changes = jnp.asarray([[False, False, True, True, False]])
+    assert Context(segments, positions).resets.tolist() == [[False, True, False, False, False]]
+    found = Context(segments, positions, changes=changes).resets
+    assert found.tolist() == [[False, True, False, True, False]]
     assert Context(None, positions).resets is None

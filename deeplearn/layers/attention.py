@@ -130,7 +130,7 @@ class Attention(nn.Module):
     ) -> tuple[Array, KeyValueCache]:
         """Attention to the tokens of the cache and to those at hand, and the cache with them."""
         capacity = past.segments.shape[1]
-        if q.shape[1] > capacity != self.window:
+        if q.shape[1] > capacity and capacity != self.window:
             raise UsageError(
                 f"Attention: {q.shape[1]} tokens at once, and the carry is for {capacity}; make it"
                 " by init_carry(batch, capacity) for all tokens of the text"

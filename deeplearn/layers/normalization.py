@@ -123,7 +123,7 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        rows = x.reshape(x.shape[0], -1, channels).astype(jnp.float32)
+        rows = x.reshape(len(x), -1, channels).astype(jnp.float32)
         mean = self._of_group(rows.mean(1))
         var = jnp.maximum(self._of_group(jnp.square(rows).mean(1)) - jnp.square(mean), 0.0)
         # One multiply-add, as in BatchNorm.

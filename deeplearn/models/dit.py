@@ -163,7 +163,7 @@ def to_patches(x: Array, patch: int) -> Array:
 def to_images(patches: Array, rows: int, columns: int, patch: int) -> Array:
     """The inverse of `to_patches` for an image of `rows` · `columns` patches."""
     x = patches.reshape(len(patches), rows, columns, patch, patch, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], rows * patch, columns * patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows * patch, columns * patch, -1)
 
 
 def positions(rows: int, columns: int, width: int) -> np.ndarray:

@@ -280,10 +280,11 @@ def context_of(
     named = jnp.take_along_axis(segments, jnp.maximum(last, 0), axis=1)
     named = jnp.where(last >= 0, named, segment[:, None])
     before = jnp.concatenate([segment[:, None], named[:, :-1]], axis=1)
+    changes = real & (segments != before)
     count = jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
-    start = jax.lax.cummax(jnp.where(real & (segments != before), count, -1), axis=1)
+    start = jax.lax.cummax(jnp.where(changes, count, -1), axis=1)
     counted = jnp.where(start >= 0, count - start, position[:, None] + count)
     if positions is None:
         # A token of padding begins nothing; its position is that of its neighbour.
         positions = jnp.maximum(counted, 0)
-    return Context(segments, positions, train), (named[:, -1], counted[:, -1] + 1)
+    return Context(segments, positions, train, changes), (named[:, -1], counted[:, -1] + 1)

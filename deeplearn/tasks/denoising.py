@@ -200,7 +200,8 @@ class Denoising:
         """The third argument of the model, where there is one."""
         return (batch["label"],) if self._told(batch) else ()
 
-    def _told(self, batch: Mapping[str, Any]) -> bool:
+    def _told(self, batch: Mapping[str, object]) -> bool:
+        """Whether the model reads the labels of such a batch."""
         return "label" in batch and getattr(self.model, "classes", None) != 0
 
     def _inputs(self, x0: Array, noise: Array, level: Array) -> tuple[tuple[Array, Array], Array]:
