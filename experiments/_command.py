@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,14 @@ def experiments() -> dict[str, str]:
     """Name → first line of the docstring of every experiment, read without importing anything."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        if path.stem != "launch":
+        # Editors keep files of other names beside those that they edit.
+        if path.stem != "launch" and path.stem.isidentifier():
             try:
                 text = ast.get_docstring(ast.parse(path.read_bytes())) or ""
             except SyntaxError as error:
                 text = f"(cannot be read: {error.msg}, line {error.lineno})"
+            except OSError as error:
+                text = f"(cannot be read: {error.strerror})"
             found[path.stem] = text.partition("\n")[0]
     return found
 
@@ -111,6 +115,10 @@ def parse(modes: Mapping[str, Mode], name: str, words: list[str]) -> Any:
     values.set_gnu_getopt()
     for flag_name, flag in mode.flags.items():
         flag.define(flag_name, flag.default, flag.help, flag_values=values)
+    for word in words:
+        # absl's own, which would let other flags pass or read them from a file.
+        if re.match(r"--?(undefok|flagfile)\b", word):
+            raise UsageError(f"{name} has no flag {word.partition('=')[0]}")
     try:
         stray = values([name, *words])[1:]
     except flags.UnrecognizedFlagError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def _export_stablehlo(run: Any, model: Any, variables: Any, target: Path) -> str
     from deeplearn.report.files import replace
 
     batch = run.experiment.train_dataset().batch(0, slice(0, 1))
+    call = inspect.signature(type(model).__call__).parameters.values()
+    needed = [each.name for each in call if each.default is each.empty]
+    if len(needed) != 2:  # the module itself, and one input
+        raise UsageError(
+            f"stablehlo holds a model of one input, and {type(model).__name__} reads"
+            f" {', '.join(needed[1:])}; export safetensors"
+        )
     if "x" in batch:
         example = batch["x"]
     elif "tokens" in batch:

@@ -101,6 +101,10 @@ def _write(run: Any, values: Any) -> int:
     options = {name: values[name].value for name in ("count", *SAMPLING)}
     given = {name: value for name, value in options.items() if value is not None}
     prompt = tuple(map(int, vocabulary.encode(values.prompt)))
+    # Where nobody says how many, as many as the model has places for.
+    longest = getattr(run.experiment.task.model, "max_length", None)
+    if "count" not in given and longest is not None:
+        given["count"] = max(1, min(Sampler.count, longest - len(prompt)))
     chunks = run.experiment.task.sample(
         evaluation_variables(run.state),
         _key(values.seed),

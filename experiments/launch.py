@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from deeplearn.errors import Error, UsageError, did_you_mean
+from deeplearn.errors import Error, StorageError, UsageError, did_you_mean
 from experiments import _command, _interop, _sample
 from experiments._command import Flag, Mode
 
@@ -197,9 +198,13 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
 
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where the caller has closed it
+        # What the terminal has no letters for is shown by number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
@@ -211,6 +216,10 @@ def main() -> int:
         # Who read our output has gone, as `| head` does: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return StorageError.exit_code
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 import pytest
@@ -32,6 +33,41 @@ def test_replace_that_fails_keeps_the_old_content(tmp_path, monkeypatch, call):
         files.replace(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def replace_again_and_again(path, byte, times):
+    for _ in range(times):
+        files.replace(path, byte * 100_000)
+
+
+def test_two_processes_that_replace_a_file_spoil_nothing(tmp_path):
+    """Both use the one draft."""
+    path = tmp_path / "a.bin"
+    context = multiprocessing.get_context("spawn")
+    writers = [
+        context.Process(target=replace_again_and_again, args=(path, byte, 40))
+        for byte in (b"a", b"b")
+    ]
+    for writer in writers:
+        writer.start()
+    found = set()
+    while any(writer.is_alive() for writer in writers):
+        if path.exists():
+            found.add(path.read_bytes())
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert found and found <= {b"a" * 100_000, b"b" * 100_000}
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_replace_writes_through_no_link_and_names_what_is_in_the_way(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "a.json.tmp").symlink_to(victim)
+    (tmp_path / "b.json.tmp").mkdir()
+    for name in ("a.json", "b.json", "n" * 253, "victim/c.json"):
+        with pytest.raises(StorageError, match="cannot write"):
+            files.replace(tmp_path / name, b"new")
+    assert victim.read_bytes() == b"mine"
 
 
 def test_replace_in_a_missing_directory_is_a_storage_error(tmp_path):

@@ -16,6 +16,7 @@ from deeplearn.interop.native import load_variables, save_variables
 from deeplearn.interop.pretrained import from_pretrained, save_pretrained
 from deeplearn.interop.stablehlo import export_stablehlo, load_stablehlo
 from deeplearn.models.bert import BERT
+from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.models.lstm import lstm
 from deeplearn.models.mamba import Mamba2Sizes, MambaSizes, mamba
 from deeplearn.models.mlp import MLP
@@ -197,3 +198,6 @@ def test_export_says_what_it_cannot_write(command, run_of, tmp_path):
     run_of(MODELS["mlp"], {}, {"source": 0})
     code, _, err = command("export", "--workdir=x", target, "--format=stablehlo")
     assert code == 2 and "a model of one input" in err
+    run_of(MLPDenoiser(4, 1), {}, {"x": np.ones((1, 2), np.float32)})
+    code, _, err = command("export", "--workdir=x", target, "--format=stablehlo")
+    assert code == 2 and "MLPDenoiser reads x, noise_level; export safetensors" in err

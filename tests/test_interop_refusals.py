@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pretrained import GOLDEN, MODELS, change, random_variables, save_llama, shard_of
+from safetensors.numpy import load_file, save_file
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.interop.pretrained import from_pretrained, save_pretrained
@@ -57,6 +58,20 @@ Q = "model.layers.2.self_attn.q_proj.weight"
 def test_a_wrong_tensor_is_named(saved, tensor, wanted):
     change(saved, Q, tensor)
     assert wanted in refused(from_pretrained, saved)
+
+
+def test_an_optional_part_is_there_as_a_whole_or_not_at_all(tmp_path):
+    """A BERT may come without its pooler."""
+    stored, path = np.load(GOLDEN / "pretrained_bert.npz"), tmp_path / "model.safetensors"
+    path.write_bytes(stored["checkpoint"].tobytes())
+    (tmp_path / "config.json").write_text(str(stored["config"]))
+    tensors = load_file(path)
+    del tensors["pooler.dense.bias"]
+    save_file(tensors, path)
+    assert "'pooler.dense.bias' is missing" in refused(from_pretrained, tmp_path)
+    del tensors["pooler.dense.weight"]
+    save_file(tensors, path)
+    assert "pooler" not in from_pretrained(tmp_path)[1]["params"]
 
 
 def test_a_missing_or_unknown_tensor_is_named(saved):

@@ -118,6 +118,8 @@ def test_help_after_the_separator_is_for_pytest(monkeypatch, command):
         ("test tests/test_launch.py", "pytest's own arguments go after --"),
         ("test --long=perhaps", "--long=perhaps"),
         ("bench --wrong", "bench has no flag --wrong"),
+        ("evaluate --undefok=lr --lr=1 --workdir=x", "evaluate has no flag --undefok"),
+        ("train --flagfile=/bin/ls", "train has no flag --flagfile"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(command, replace_train, words, wanted):
@@ -273,6 +275,34 @@ def test_a_reader_that_goes_away_is_no_crash():
     script += "import sys; from experiments.launch import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("prepared", "code", "err"),
+    [
+        ("os.close(1)", 0, ""),
+        (
+            "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+            7,
+            "error: the output cannot be written: No space left on device\n",
+        ),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_crash(prepared, code, err):
+    script = f"import os; {prepared}\n"
+    script += "import sys; sys.stdout = None if sys.argv[1:] else sys.stdout\n"
+    script += "sys.argv[1:] = []; from experiments.launch import main; sys.exit(main())"
+    words = ["closed"] if code == 0 else []
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+def test_a_terminal_without_letters_gets_their_numbers():
+    command = [sys.executable, "-m", "experiments.launch"]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and "28\\xd728" in done.stdout
 
 
 def test_a_run_is_rebuilt_from_its_directory(command, tmp_path):

@@ -94,6 +94,12 @@ def test_the_digest_follows_the_pairs_and_their_tokens():
     assert hash(base) == hash(dataclasses.replace(base)) and "TextPairs()" in repr(base)
 
 
+def test_what_is_no_pair_is_named():
+    for wrong in ("ab", ("a",), ("a", "b", "c", "d")):
+        with pytest.raises(DataError, match="TextPairs: row 1 is"):
+            TextPairs([("a", "A"), wrong])
+
+
 def test_what_cannot_work_is_refused():
     pairs = [("ab", "AB"), ("abcabc", "A")]
     with pytest.raises(DataError, match="1 of 2 pairs of .* exceed .* 6 or .* need 7 and 3 tokens"):

@@ -102,6 +102,12 @@ def test_a_text_ends_what_is_written(sample):
     assert sample(*flags, f"--stop={stop}")[:2] == (0, whole[:cut] + "\n")
 
 
+def test_without_a_count_the_text_fills_the_places_of_the_model(sample):
+    code, out, err = sample("--prompt=tobe", "--temperature=0")
+    assert code == 0 and not err
+    assert out == sample("--prompt=tobe", "--temperature=0", "--count=60")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

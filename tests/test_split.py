@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeplearn.data.corpus import Documents, Text
 from deeplearn.data.memory import Arrays
 from deeplearn.data.split import Split, places
+from deeplearn.data.text import Packed, Windows
 from deeplearn.errors import UsageError
 
 PLACES = [0.28324763891382765, 0.6761697081476467, 0.6361274026303542]
@@ -48,6 +50,10 @@ def test_equal_inputs_fall_on_the_same_side():
     assert set(labels) == {pair ^ 1 for pair in labels}
 
 
+def test_zeros_of_both_signs_are_equal():
+    assert len(set(places(np.array([[0.0, 1.0], [-0.0, 1.0]], np.float32)))) == 1
+
+
 def test_places_are_uniform_and_fixed_forever():
     found = places(np.arange(20_000, dtype=np.int32)[:, None])
     counts, _ = np.histogram(found, bins=20, range=(0, 1))
@@ -59,6 +65,14 @@ def test_places_are_uniform_and_fixed_forever():
 def test_ends_must_rise_within_0_and_1(ends):
     with pytest.raises(UsageError, match="start < stop"):
         Split(source(), *ends)
+
+
+def test_texts_are_refused():
+    windows = Windows(Text("to be or not to be " * 9), "all", 8)
+    with pytest.raises(UsageError, match="not in memory"):
+        Split(windows, 0.0, 0.5)
+    with pytest.raises(UsageError, match="Split goes by the field 'x', and Packed.* has tokens"):
+        len(Split(Packed(Documents(["ab"]), "all", 8), 0.0, 0.5))
 
 
 def test_a_source_outside_memory_is_refused():

@@ -67,6 +67,16 @@ def test_vocabularies_hash_print_and_copy(learned):
     assert copy.deepcopy(learned).digest == learned.digest
 
 
+def test_what_a_file_cuts_and_fills_is_whole(tmp_path, learned):
+    tokenizer = copy.deepcopy(learned.tokenizer)
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    path = tmp_path / "cut.json"
+    path.write_text(tokenizer.to_str())
+    for text in ("a", TEXTS[0] * 3):
+        np.testing.assert_array_equal(BPE(str(path)).encode(text), learned.encode(text))
+
+
 def test_files_and_sizes_that_cannot_work_are_refused(tmp_path, learned):
     with pytest.raises(DataError, match="no tokenizer at .*absent.json"):
         BPE(str(tmp_path / "absent.json")).encode("a")

@@ -154,13 +154,17 @@ def test_the_kept_arrays_of_other_fields_or_splits_or_records_are_not_used(copie
     assert len(list(copied.rglob("arrays-train-*"))) == 2
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "header", "directory", "cut", "empty"])
 def test_damaged_arrays_are_made_anew(copied, damage):
     digest = digits(copied).digest
     path = next(copied.rglob("arrays-train-*"))
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes({"flip": content, "cut": content[:9000], "empty": b""}[damage])
+    where = {
+        "header": content.index(b"'shape': (1") + 11,  # what numpy reads is shorter, and no more
+        "directory": content.rindex(b"PK\x01\x02") + 6,  # another version of zip
+    }
+    content[where.get(damage, len(content) // 2)] ^= 64 if damage == "directory" else 1
+    path.write_bytes({"cut": content[:9000], "empty": b""}.get(damage, content))
     assert digits(copied).digest == digest
     assert len(path.read_bytes()) == len(content)
 

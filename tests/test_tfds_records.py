@@ -64,6 +64,10 @@ def test_unknown_splits_features_versions_and_names_are_refused(prepared):
         len(Tfds("mnist:9.9.9", data_dir=str(prepared)))
     with pytest.raises(DataError, match="no dataset 'zzzzzz'$"):
         len(Tfds("zzzzzz", data_dir=str(prepared)))
+    with pytest.raises(DataError, match="TFDS cannot read dataset 'foo.bar'"):
+        len(Tfds("foo.bar", data_dir=str(prepared)))
+    with pytest.raises(DataError, match=r"the split 'train\[5%:2%\]' ends before it begins"):
+        len(digits(prepared, "train[5%:2%]"))
 
 
 def test_missing_data_name_the_command_that_brings_them(tmp_path, monkeypatch):

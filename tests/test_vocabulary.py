@@ -100,6 +100,11 @@ def test_text_outside_the_vocabulary_is_refused_by_name_and_place(vocabulary, te
         vocabulary.encode(text)
 
 
+def test_a_symbol_that_is_there_twice_is_refused():
+    with pytest.raises(UsageError, match="Symbols: 'A' is there twice"):
+        Symbols(("A", "B", "A"))
+
+
 @pytest.mark.parametrize("vocabulary", [Bytes(), Characters("abc"), Symbols(("x",), SPECIALS)])
 @pytest.mark.parametrize("beyond", [-1, 0])
 def test_tokens_outside_the_vocabulary_are_refused_by_name_and_place(vocabulary, beyond):

@@ -94,6 +94,11 @@ class TextPairs:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contents", _kept(self.contents))
+        for row, items in enumerate(_read(self.contents)):
+            if isinstance(items, str) or len(items) not in (2, 3):
+                raise DataError(
+                    f"TextPairs: row {row} is {items!r}; give (source, target), or a language too"
+                )
 
     def pairs(self, split: str) -> list[Pair]:
         """The pairs of a split, in the given order."""

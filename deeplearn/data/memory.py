@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -99,7 +100,7 @@ class Arrays(InMemory):
 def scaled(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """uint8 pixels (B, …, C) as float32 (value / 255 − mean) / std; empty means 0 and 1."""
     scale, shift = _affine(mean, std, pixels.shape[1:])
-    values = pixels.reshape(len(pixels), -1).astype(np.float32)
+    values = pixels.reshape(len(pixels), math.prod(pixels.shape[1:])).astype(np.float32)
     values *= scale
     values += shift
     return values.reshape(pixels.shape)

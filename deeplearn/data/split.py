@@ -29,7 +29,7 @@ class Split(InMemory):
             raise UsageError(
                 f"Split from {self.start} to {self.stop}: 0 ≤ start < stop ≤ 1 must hold"
             )
-        if not self.source.in_memory:
+        if not isinstance(self.source, InMemory):
             raise UsageError(f"Split reads every example, and {self.source} is not in memory")
 
     @property
@@ -45,6 +45,11 @@ class Split(InMemory):
     def load(self) -> Mapping[str, np.ndarray]:
         """The chosen rows of the source's arrays."""
         arrays = self.source.arrays
+        if PIXELS not in arrays:
+            raise UsageError(
+                f"Split goes by the field '{PIXELS}', and {self.source} has {', '.join(arrays)};"
+                " a corpus of texts has splits of its own"
+            )
         place = places(arrays[PIXELS])
         kept = np.flatnonzero((self.start <= place) & (place < self.stop))
         return {name: value[kept] for name, value in arrays.items()}
@@ -52,6 +57,8 @@ class Split(InMemory):
 
 def places(inputs: np.ndarray) -> np.ndarray:
     """The place in [0, 1) (float64, (N,)) of each input (N, …): 64 bits of BLAKE2b of its bytes."""
+    if np.issubdtype(inputs.dtype, np.floating):
+        inputs = inputs + inputs.dtype.type(0)  # −0 equals 0 and has other bytes
     return _places(row.data for row in np.ascontiguousarray(inputs))
 
 

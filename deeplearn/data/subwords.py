@@ -78,11 +78,15 @@ class BPE(_Subwords):
         tokenizers = library("tokenizers", "a vocabulary of subwords")
         path = Path(self.path).expanduser()
         try:
-            return _literal(tokenizers.Tokenizer.from_str(path.read_text("utf-8")))
+            tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
         except OSError as error:
             raise DataError(f"no tokenizer at {path} ({error.strerror}); check the path") from error
         except Exception as error:  # what the library raises has no class of its own
             raise DataError(f"{path} is no tokenizer.json ({error}); write it anew") from error
+        # A file may cut or fill what it encodes to a length; a text has all of its tokens here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return _literal(tokenizer)
 
 
 @dataclass(frozen=True)

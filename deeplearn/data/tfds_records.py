@@ -37,7 +37,13 @@ class Records:
             builder = _builder(name, version, root)
             self._data = _data_source(builder, name, split, root)
             files = _checked_files(builder, split)
-            if len(self._data):
+            try:
+                count = len(self._data)
+            except ValueError:
+                raise DataError(
+                    f"dataset '{name}': the split '{split}' ends before it begins; mend its bounds"
+                ) from None
+            if count:
                 self.read([0])
         self.directory = Path(builder.data_dir) if files else None
         self.identity = (name, str(builder.version), split, len(self._data), files)
@@ -150,8 +156,9 @@ def prepared_directory(name: str, version: str | None, root: Path) -> Path | Non
 
 
 def _own_builder(name: str) -> Any:
-    module = f"deeplearn.data.builders.{name.partition('/')[0]}"
-    if importlib.util.find_spec(module) is None:
+    base = name.partition("/")[0]
+    module = f"deeplearn.data.builders.{base}"
+    if not base.isidentifier() or importlib.util.find_spec(module) is None:
         return None
     return getattr(importlib.import_module(module), "Builder", None)
 

@@ -158,6 +158,11 @@ class Symbols(_Table):
     symbols: tuple[str, ...]
     specials: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for place, symbol in enumerate(self.symbols):
+            if symbol in self.symbols[:place]:
+                raise UsageError(f"Symbols: '{symbol}' is there twice; give it once")
+
     @property
     def size(self) -> int:
         """The symbols and the special tokens."""

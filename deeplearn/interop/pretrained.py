@@ -64,7 +64,9 @@ def from_pretrained(directory: str | Path) -> tuple[nn.Module, Variables]:
     with Tensors(path) as source:
         names = _names(family, source, {tensor.name for tensor in tensors})
         held = {tensor.path for tensor in tensors if tensor.name in names}
-        absent = {leaf for leaf in leaves if re.fullmatch(family.optional, leaf)} - held
+        optional = {leaf for leaf in leaves if re.fullmatch(family.optional, leaf)}
+        # All of them or none: a part that is there in part is damaged.
+        absent = set() if optional & held else optional
         tensors = [tensor for tensor in tensors if tensor.path not in absent]
         kept = {leaf: shape for leaf, shape in leaves.items() if leaf not in absent}
         return model, read_variables(tensors, kept, source, names)

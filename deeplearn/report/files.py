@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -17,19 +19,35 @@ def replace(path: str | Path, data: bytes) -> None:
     # One fixed name: what a kill leaves behind is overwritten by the next call.
     draft = path.with_name(f"{path.name}.tmp")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        descriptor = _open_alone(draft)
         try:
             _write(descriptor, data, 0)
             os.fsync(descriptor)
+            os.replace(draft, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
         finally:
             os.close(descriptor)
-        os.replace(draft, path)
         _sync_directory(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write {path}: {error.strerror}; free the space or name another --workdir"
         ) from error
+
+
+def _open_alone(draft: Path) -> int:
+    """The empty file `draft`, which no other process writes until this one closes it."""
+    while True:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # While this one waited, another may have put its draft in place.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.lstat(draft)):
+                os.ftruncate(descriptor, 0)
+                return descriptor
+        os.close(descriptor)
 
 
 class Journal:
