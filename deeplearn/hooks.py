@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deeplearn.checkpoint import Checkpoints
 from deeplearn.diagnosis import raise_if_collapsed, raise_if_halted
@@ -162,7 +163,8 @@ class Evaluate(Hook):
 
     def _watch(self, loop: Loop, stop: EarlyStopping) -> None:
         control = loop.state.control
-        value = stop.signed(loop.results)
+        # As the state keeps it: else a value may be better than itself, rounded.
+        value = float(np.float32(stop.signed(loop.results)))
         # NaN compares as not better, so it is never the best.
         if value < float(control.best):
             bad, best, best_step = 0, value, loop.step

@@ -11,14 +11,11 @@ import re
 import optax
 from jax.typing import ArrayLike
 
-from deeplearn.tree_paths import map_arrays
+from deeplearn.tree_paths import STACK, map_arrays
 from deeplearn.types import Array, PyTree
 
 KERNEL = r"(^|/)(kernel|recurrent)$"
 """Paths of the arrays that are matrices."""
-
-STACK = r"(^|/)(layers|stack_\d+)/"
-"""Paths of the arrays with a leading axis of layers."""
 
 
 def muon_direction(

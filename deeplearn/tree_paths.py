@@ -12,6 +12,9 @@ import jax
 
 from deeplearn.types import Array, PyTree
 
+STACK = r"(^|/)(layers|stack_\d+)/"
+"""Paths of the arrays with a leading axis of layers."""
+
 
 def path_name(path: tuple) -> str:
     """A path of `jax.tree_util` as text."""

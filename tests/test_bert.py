@@ -132,6 +132,17 @@ def test_the_pooler_reads_the_first_token():
     np.testing.assert_allclose(pooled, jnp.tanh(first @ kernel), atol=1e-5)
 
 
+def test_the_pooler_reads_the_first_word_behind_padding():
+    variables = jax.jit(functools.partial(SMALL.init, method="pooled"))(jax.random.key(1), TOKENS)
+    text = TOKENS[:, :3]
+    alone = SMALL.apply(variables, text, method="pooled")
+    for before, behind in ((2, 0), (0, 2), (1, 1)):
+        tokens = jnp.pad(text, ((0, 0), (before, behind)))
+        real = jnp.pad(jnp.ones_like(text), ((0, 0), (before, behind)))
+        pooled = SMALL.apply(variables, tokens, segments=real, method="pooled")
+        np.testing.assert_allclose(pooled, alone, atol=1e-5)
+
+
 def test_the_masked_word_head_is_tied_to_the_embedding():
     model = MaskedLanguageModel(SMALL)
     variables = variables_of(model)

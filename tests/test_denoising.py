@@ -285,6 +285,7 @@ def test_what_the_model_has_not_learned_is_refused(key, request_of, dropout, mes
         ({"prediction": "eps"}, "task Denoising: unknown prediction 'eps'"),
         ({"weighting": "snr"}, "task Denoising: unknown weighting 'snr'; did you mean 'min_snr'"),
         ({"label_dropout": 1.0}, "label_dropout = 1.0 must be in"),
+        ({"prediction": "noise"}, "prediction = noise says nothing of x0"),
     ],
 )
 def test_a_task_that_cannot_work_is_refused_in_one_line(fields, message):

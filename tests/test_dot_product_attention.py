@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def calls(monkeypatch) -> list[dict]:
         return run(*arrays, **arguments)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module, "_is_ampere", lambda: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
     return seen
 
@@ -48,6 +50,7 @@ def attend(T=T, S=T, width=K, dtype="bfloat16", masked=False, **arguments) -> No
         ({}, True),
         ({"dtype": "float16"}, True),
         ({"dtype": "float32"}, False),
+        ({"T": 1, "S": 1}, False),
         ({"width": 12}, False),
         ({"width": 128}, True),
         ({"width": 136}, False),
@@ -72,6 +75,16 @@ def test_an_exported_program_asks_no_cudnn(calls, key):
     calls.clear()
     export_stablehlo(model, variables, tokens)
     assert {call["implementation"] for call in calls} == {None}
+
+
+@pytest.mark.parametrize(
+    ("capability", "fused"), [("7.5", False), ("8.0", True), ("10.3", True), ("gfx942", False)]
+)
+def test_older_devices_and_those_of_others_are_not_asked(calls, monkeypatch, capability, fused):
+    monkeypatch.undo()
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert module._is_ampere() is fused
 
 
 def test_other_backends_are_not_asked(calls, monkeypatch):

@@ -5,6 +5,7 @@ import itertools
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from deeplearn.experiment import EarlyStopping, Experiment
@@ -60,6 +61,19 @@ def test_a_row_comes_with_the_speed_of_the_period_that_it_ends(loop):
         loop.step, loop.metrics = step, metrics(float(step))
         log.after(loop)
     assert seen == [6.0]
+
+
+def test_a_value_that_stays_is_no_better_though_fp32_rounds_it_up(loop):
+    assert float(np.float32(1.1)) > 1.1
+    evaluate = Evaluate(
+        lambda variables, split: {"loss": 1.1}, Log([], lambda *row: None, Pace(8, 1))
+    )
+    seen = []
+    for step in (2, 4, 6):
+        loop.step, loop.metrics = step, metrics(float(step))
+        evaluate.after(loop)
+        seen.append((int(loop.state.control.best_step), loop.stopping))
+    assert seen == [(2, False), (2, False), (2, True)]
 
 
 class Running:

@@ -29,6 +29,7 @@ LEVELS = {
     "deeplearn.metrics": 2,
     "deeplearn.mode_count": 2,
     "deeplearn.muon": 2,
+    "deeplearn.trust_ratio": 2,
     "deeplearn.optimizers": 2,
     "deeplearn.players": 2,
     "deeplearn.predictions": 2,

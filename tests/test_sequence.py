@@ -273,6 +273,22 @@ def test_a_wrong_field_is_named(key, fields, message):
         model(Block(Attention(4, 4)), **fields).init(key, tokens_of(key))
 
 
+@every_mixer
+def test_the_dtype_of_a_model_is_that_of_all_its_modules(name, key):
+    whole = MODELS[name]().clone(dtype="bfloat16")
+    logits = jax.eval_shape(lambda key: whole.init_with_output(key, tokens_of(key))[0][0], key)
+    assert logits.shape == (2, T, VOCABULARY)
+    assert all(each.dtype == "bfloat16" for block in whole.pattern for each in (block, block.mixer))
+    assert whole.clone(dtype="float32") == MODELS[name]()
+
+
+def test_a_dropout_that_differs_in_a_block_is_refused(key):
+    for blocks, whole in ((0.0, 0.1), (0.1, 0.0)):
+        mixed = model(Block(Attention(4, 4), dropout=blocks), dropout=whole)
+        with pytest.raises(UsageError, match=f"dropout={whole} .* is {blocks} in its block 0"):
+            mixed.init(key, tokens_of(key))
+
+
 def test_attention_that_sees_all_tokens_takes_no_carry(key):
     both_ways = model(Block(Attention(4, 4, causal=False)))
     with pytest.raises(UsageError, match="give no carry"):

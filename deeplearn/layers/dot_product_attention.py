@@ -4,7 +4,7 @@ A fused kernel keeps no scores; on other accelerators they take B·H·T·S numbe
 in training. cuDNN's (flash attention, Dao 2023, arXiv:2307.08691) is used on a GPU, of NVIDIA's
 Ampere or later,
 
-- for queries of 16 bits and heads of 8, 16, … or 128 features;
+- for two queries or more, of 16 bits, and heads of 8, 16, … or 128 features;
 - without a mask: causal with or without a window, or neither, but no window to both sides;
 - so not in packed, padded and cross attention. cuDNN would be given the mask as what is added to
   the scores, which it takes on fewer devices and not in exported programs, and gives a gradient
@@ -27,6 +27,7 @@ whole. Forward and backward, causal, 4 heads of 32 features, against all scores 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -153,9 +154,18 @@ def _fused(q: Array, causal: bool, window: int | None) -> bool:
     width = q.shape[3]
     return (
         jax.default_backend() == "gpu"
+        and _is_ampere()
         and not _PLAIN.get()
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128
         and (causal or window is None)
+        and q.shape[1] > 1
     )
+
+
+def _is_ampere() -> bool:
+    """Whether the devices are NVIDIA's of that generation or a later one."""
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    found = re.match(r"(\d+)\.\d+$", capability)
+    return found is not None and int(found[1]) >= 8

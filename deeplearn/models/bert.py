@@ -122,9 +122,11 @@ class BERT(nn.Module):
         types: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """tanh(x·W + b) of the first token's features: (B, T) → (B, D)."""
+        """tanh(x·W + b) of the features of the first token that is not padding: (B, T) → (B, D)."""
         features = self(tokens, segments=segments, types=types, train=train)
-        return jnp.tanh(self.pooler(features[:, 0]))
+        real = jnp.ones_like(tokens) if segments is None else segments > 0
+        first = jnp.argmax(real, axis=1)[:, None, None]
+        return jnp.tanh(self.pooler(jnp.take_along_axis(features, first, axis=1)[:, 0]))
 
     def output_kernel(self) -> Array:
         """The embedding as an output kernel (D, V)."""

@@ -7,6 +7,7 @@ one chunk of tokens to the next is stacked over them.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -109,7 +110,8 @@ class _Repetition(nn.Module):
 class SequenceModel(nn.Module):
     """Tokens (B, T) and carry → logits (B, T, V) fp32 and carry.
 
-    `pattern` is repeated `repeats` times. `tied` uses the embedding as output kernel.
+    `pattern` is repeated `repeats` times; its modules take the `dtype` of the model, and its blocks
+    must have the same `dropout`. `tied` uses the embedding as output kernel.
     `learned_positions` adds a learned vector to each of `max_length` positions; `max_length` is
     also what a sequence may have at most (None: any length). `remat` is None, "full" or "dots"
     (`stack.REMAT`). `scan` False makes every repetition a layer of its own.
@@ -129,6 +131,12 @@ class SequenceModel(nn.Module):
     remat: str | None = None
     scan: bool = True
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        # One dtype for all: a block of another would not fit the loop over layers.
+        pattern = tuple(with_dtype(block, self.dtype) for block in self.pattern)
+        object.__setattr__(self, "pattern", pattern)
+        super().__post_init__()
 
     def setup(self) -> None:
         self._check()
@@ -246,6 +254,12 @@ class SequenceModel(nn.Module):
                 )
         if not self.pattern:
             raise UsageError("pattern=() of a sequence model must hold a block")
+        for index, block in enumerate(self.pattern):
+            if block.dropout != self.dropout:
+                raise UsageError(
+                    f"dropout={self.dropout} of a sequence model is {block.dropout} in its block"
+                    f" {index}; set both, dropout and pattern.{index}.dropout"
+                )
         if self.learned_positions and self.max_length is None:
             raise UsageError("learned_positions of a sequence model need its max_length")
 
@@ -257,6 +271,18 @@ class SequenceModel(nn.Module):
                 f"sequences of {tokens.shape[1]} tokens exceed max_length={self.max_length} of the"
                 " model; cut them or raise model.max_length"
             )
+
+
+def with_dtype(module: nn.Module, dtype: str) -> nn.Module:
+    """The module, and those in its fields, with that `dtype`; itself where they have it."""
+    changes: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(module) if field.name != "parent"):
+        value = getattr(module, name)
+        if name == "dtype" and value != dtype:
+            changes[name] = dtype
+        if isinstance(value, nn.Module) and (made := with_dtype(value, dtype)) is not value:
+            changes[name] = made
+    return module.clone(parent=None, **changes) if changes else module
 
 
 def context_of(

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.losses import squared_error
 from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
-from deeplearn.processes import Process, coefficients
+from deeplearn.processes import Process, RectifiedFlow, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
 from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
@@ -73,6 +73,11 @@ class Denoising:
         if self.weighting not in WEIGHTINGS:
             hint = did_you_mean(self.weighting, WEIGHTINGS)
             raise UsageError(f"task Denoising: unknown weighting '{self.weighting}'{hint}")
+        if self.prediction == "noise" and isinstance(self.process, RectifiedFlow):
+            raise UsageError(
+                "task Denoising: prediction = noise says nothing of x0 where sampling by a"
+                " RectifiedFlow begins, at noise alone; choose velocity, v or x0"
+            )
         if not 0 <= self.label_dropout < 1:
             raise UsageError(
                 f"task Denoising: label_dropout = {self.label_dropout} must be in [0, 1), a share"
