@@ -7,7 +7,8 @@ Source: Gu & Dao 2023 (arXiv:2312.00752), figure 3 and section 3.6; Dao & Gu 202
 
 Mamba derives Δ, B and C from x, and has a decay for every channel and state; Mamba-2 takes them
 from u with one decay per head. Initializers are those of the published code: A = −(1 … N) or
-−U(1, 16), D = 1, softplus(dt_bias) log-uniform in [0.001, 0.1].
+−U(1, 16), D = 1, softplus(dt_bias) log-uniform in [0.001, 0.1]; only dt_proj's kernel is √3 times
+as wide as there, with 1/√rank for its deviation and not for its bound.
 """
 
 from __future__ import annotations
