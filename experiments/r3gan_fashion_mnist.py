@@ -3,7 +3,7 @@
     ./launch.sh train --experiment=r3gan_fashion_mnist
 
 A negative result (one seed, 53 minutes of 2 CPU cores that other work shared in part): the Fréchet
-distance of 5,000 samples to the test set is 0.48, 68 times that of training images, in the features
+distance of 5,000 samples to the test set is 0.48, 66 times that of training images, in the features
 of resnet_fashion_mnist (9,000 steps, state a72d2b40cd2b); 10 times was the goal. Samples are of the
 class that was asked for (91 %, 71 % of the shirts) and look like the data (precision 0.90), but not
 like all of them (recall 0.24). At the end both losses are ln 2 to 0.03: the discriminator hardly
