@@ -41,8 +41,8 @@ class Optimizer(abc.ABC):
     """What all optimizers share; a path is a parameter's keys joined by "/", searched by `re`.
 
     `clip_norm` bounds the norm of the whole gradient, `clip_block_norm` that of every parameter
-    array. `ema_decay` keeps an average of the parameters (`parameter_ema`), `frozen` parameters
-    never change.
+    array, in which stacked layers are together. `ema_decay` keeps an average of the parameters
+    (`parameter_ema`), `frozen` parameters never change.
     """
 
     learning_rate: float = 1e-3

@@ -49,13 +49,14 @@ def _change(owner: Any, declared: Any, path: list[str], text: str, change: str) 
     known = dataclasses.is_dataclass(owner)
     annotation = _annotation(owner, name) if known else _item_type(declared, name)
     if rest:
-        return _replace(owner, name, _change(current, annotation, rest, text, change))
+        value = _change(current, annotation, rest, text, change)
+        return _replace(owner, name, value, change)
     bound = annotation
     if annotation is Any and not known:
         # Nothing but the value tells what an item may be: its siblings may take its place.
         annotation, bound = type(current), object
     value = _parse(text, annotation, _classes(annotation, current, bound), current, change)
-    return _replace(owner, name, value)
+    return _replace(owner, name, value, change)
 
 
 def _child(owner: Any, name: str, change: str) -> Any:
@@ -75,13 +76,17 @@ def _child(owner: Any, name: str, change: str) -> Any:
     return choices[name]
 
 
-def _replace(owner: Any, name: str, value: Any) -> Any:
+def _replace(owner: Any, name: str, value: Any, change: str) -> Any:
     if isinstance(owner, Mapping):
         return {**owner, name: value}
     if isinstance(owner, tuple):
         return tuple(value if str(index) == name else item for index, item in enumerate(owner))
     if isinstance(owner, nn.Module):
-        return owner.clone(**{name: value})
+        changed = owner.clone(**{name: value})
+        if getattr(changed, name) != value:
+            kind = type(owner).__name__
+            raise UsageError(f"--set {change}: a {kind} decides that itself; set its own field")
+        return changed
     return dataclasses.replace(owner, **{name: value})
 
 

@@ -74,7 +74,11 @@ def _export_stablehlo(run: Any, model: Any, variables: Any, target: Path) -> str
 
     batch = run.experiment.train_dataset().batch(0, slice(0, 1))
     call = inspect.signature(type(model).__call__).parameters.values()
-    needed = [each.name for each in call if each.default is each.empty]
+    needed = [
+        each.name
+        for each in call
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
     if len(needed) != 2:  # the module itself, and one input
         raise UsageError(
             f"stablehlo holds a model of one input, and {type(model).__name__} reads"

@@ -7,6 +7,8 @@ the modes that need it, so that lists, help and usage errors come at once.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import importlib
 import io
@@ -14,7 +16,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +177,7 @@ def run(words: Sequence[str]) -> int:
     flags.FLAGS.mark_as_parsed()
     try:
         return mode.run(values, rest)
-    except (Error, BrokenPipeError):
+    except (Error, _OutputError):
         raise
     except Exception as error:
         return _crash(error, values["workdir"].value if "workdir" in values else None, words)
@@ -196,13 +198,48 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
     return INTERNAL_ERROR
 
 
+class _OutputError(OSError):
+    """Standard output cannot be written: of all that may fail in a mode, this is no bug."""
+
+
+class _Output:
+    """Standard output whose own failures are told from others."""
+
+    def __init__(self, stream: io.TextIOWrapper):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes as the stream does."""
+        return self._told(self._stream.write, text)
+
+    def flush(self) -> None:
+        """Flushes as the stream does."""
+        self._told(self._stream.flush)
+
+    def _told(self, action: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            raise _OutputError(error.errno, error.strerror) from error
+
+
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # None where the caller has closed it
-        # What the terminal has no letters for is shown by number.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # None where the caller has closed it
+        return _told(sys.argv[1:])
+    # What the terminal has no letters for is shown by number.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+        return _told(sys.argv[1:])
+
+
+def _told(words: Sequence[str]) -> int:
+    """The exit code of a command line, whose errors are printed."""
     try:
-        code = run(sys.argv[1:])
+        code = run(words)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -212,12 +249,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Who read our output has gone, as `| head` does: nothing is left to say, not even at exit.
+    except _OutputError as error:
+        # Nothing is left to say there, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # who read our output has gone, as `| head` does
+            return BROKEN_PIPE
         print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return StorageError.exit_code
 

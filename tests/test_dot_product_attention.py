@@ -31,7 +31,7 @@ def calls(monkeypatch) -> list[dict]:
         return run(*arrays, **arguments)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(module, "_is_ampere", lambda: True)
+    monkeypatch.setattr(module, "_is_ampere_or_later", lambda: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
     return seen
 
@@ -84,7 +84,7 @@ def test_older_devices_and_those_of_others_are_not_asked(calls, monkeypatch, cap
     monkeypatch.undo()
     device = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert module._is_ampere() is fused
+    assert module._is_ampere_or_later() is fused
 
 
 def test_other_backends_are_not_asked(calls, monkeypatch):

@@ -35,7 +35,9 @@ def test_replace_that_fails_keeps_the_old_content(tmp_path, monkeypatch, call):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def replace_again_and_again(path, byte, times):
+def replace_again_and_again(barrier, path, byte, times):
+    """Both processes have begun when the first writes."""
+    barrier.wait(60)
     for _ in range(times):
         files.replace(path, byte * 100_000)
 
@@ -43,19 +45,20 @@ def replace_again_and_again(path, byte, times):
 def test_two_processes_that_replace_a_file_spoil_nothing(tmp_path):
     """Both use the one draft."""
     path = tmp_path / "a.bin"
+    path.write_bytes(b"a" * 100_000)
     context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
     writers = [
-        context.Process(target=replace_again_and_again, args=(path, byte, 40))
+        context.Process(target=replace_again_and_again, args=(barrier, path, byte, 100))
         for byte in (b"a", b"b")
     ]
     for writer in writers:
         writer.start()
     found = set()
     while any(writer.is_alive() for writer in writers):
-        if path.exists():
-            found.add(path.read_bytes())
+        found.add(path.read_bytes())
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert found and found <= {b"a" * 100_000, b"b" * 100_000}
+    assert {*found, path.read_bytes()} <= {b"a" * 100_000, b"b" * 100_000}
     assert os.listdir(tmp_path) == ["a.bin"]
 
 

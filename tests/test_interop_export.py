@@ -16,6 +16,7 @@ from deeplearn.interop.native import load_variables, save_variables
 from deeplearn.interop.pretrained import from_pretrained, save_pretrained
 from deeplearn.interop.stablehlo import export_stablehlo, load_stablehlo
 from deeplearn.models.bert import BERT
+from deeplearn.models.dcgan import DCGANDiscriminator
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.models.lstm import lstm
 from deeplearn.models.mamba import Mamba2Sizes, MambaSizes, mamba
@@ -31,6 +32,7 @@ MODELS = {
     "mingru": mingru(13, 8, 2),
     "rnn": rnn(13, 8, 2),
     "bert": BERT(13, 8, depth=1, heads=2, features=12, max_length=6),
+    "dcgan": DCGANDiscriminator(channels=(4, 6)),
     "gpt2": transformer(GPT2(13, 8, 1, heads=2, max_length=6)),
     "llama": LLAMA,
     "mamba": mamba(MambaSizes(13, 8, 1, state_size=3)),
@@ -43,6 +45,8 @@ MODELS = {
 def example(model) -> np.ndarray:
     if isinstance(model, MLP):
         return np.ones((1, 5), np.float32)
+    if isinstance(model, DCGANDiscriminator):
+        return np.ones((1, 8, 8, 1), np.float32)
     if isinstance(model, ResNet):
         return np.ones((1, 8, 8, 3), np.float32)
     return np.ones((1, 5), np.int32)

@@ -298,6 +298,21 @@ def test_an_output_that_takes_nothing_is_no_crash(prepared, code, err):
     assert (done.returncode, done.stderr) == (code, err)
 
 
+def test_a_full_output_within_a_mode_is_no_crash(tmp_path):
+    """Where the mode prints at once, as `sample` does; `train` stands in for it."""
+    script = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+    script += "from experiments import launch\n"
+    script += "say = lambda values, rest: print('x', flush=True) or 0\n"
+    script += "import dataclasses\n"
+    script += "launch.MODES['train'] = dataclasses.replace(launch.MODES['train'], run=say)\n"
+    script += f"sys.argv[1:] = ['train', '--workdir={tmp_path}']; sys.exit(launch.main())"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    wanted = "error: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (7, wanted)
+    assert not (tmp_path / "crash.txt").exists()
+
+
 def test_a_terminal_without_letters_gets_their_numbers():
     command = [sys.executable, "-m", "experiments.launch"]
     env = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -1,5 +1,6 @@
 """Overrides: what they change, what they keep, and how they refuse."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,10 +10,12 @@ from deeplearn.data.memory import Arrays
 from deeplearn.errors import UsageError
 from deeplearn.experiment import EarlyStopping, Experiment, record
 from deeplearn.models.mlp import MLP
+from deeplearn.models.rnn import rnn
 from deeplearn.optimizers import SGD, Adam, AdamW
 from deeplearn.overrides import override
 from deeplearn.schedules import Cosine
 from deeplearn.tasks.classification import Classification
+from deeplearn.tasks.language import Language
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,18 @@ def test_changes_apply_in_order(experiment):
     changed = override(experiment, ["optimizer=SGD", "optimizer.momentum=0.5", "steps=3"])
     assert (changed.optimizer.momentum, changed.steps) == (0.5, 3)
     assert changed.overrides == ("optimizer=SGD", "optimizer.momentum=0.5", "steps=3")
+
+
+def test_what_a_model_gives_to_its_modules_is_set_in_the_model(experiment):
+    text = dataclasses.replace(experiment, task=Language(rnn(13, 8, 2)))
+    changed = override(text, ["task.model.dtype=bfloat16", "task.model.dropout=0.2"])
+    (block,) = changed.task.model.pattern
+    assert (block.dtype, block.mixer.dtype, block.dropout) == ("bfloat16", "bfloat16", 0.2)
+    for path in ("pattern.0.dropout=0.5", "pattern.0.mixer.dtype=bfloat16"):
+        with pytest.raises(UsageError, match="a SequenceModel decides that itself"):
+            override(text, [f"task.model.{path}"])
+    hidden = override(text, ["task.model.pattern.0.mixer.hidden=9"])
+    assert hidden.task.model.pattern[0].mixer.hidden == 9
 
 
 def test_the_original_is_unchanged(experiment):

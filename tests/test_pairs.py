@@ -95,7 +95,7 @@ def test_the_digest_follows_the_pairs_and_their_tokens():
 
 
 def test_what_is_no_pair_is_named():
-    for wrong in ("ab", ("a",), ("a", "b", "c", "d")):
+    for wrong in ("ab", 1, ("a",), ("a", "b", "c", "d")):
         with pytest.raises(DataError, match="TextPairs: row 1 is"):
             TextPairs([("a", "A"), wrong])
 

@@ -95,7 +95,7 @@ class TextPairs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "contents", _kept(self.contents))
         for row, items in enumerate(_read(self.contents)):
-            if isinstance(items, str) or len(items) not in (2, 3):
+            if not isinstance(items, list) or len(items) not in (2, 3):
                 raise DataError(
                     f"TextPairs: row {row} is {items!r}; give (source, target), or a language too"
                 )

@@ -154,7 +154,7 @@ def _fused(q: Array, causal: bool, window: int | None) -> bool:
     width = q.shape[3]
     return (
         jax.default_backend() == "gpu"
-        and _is_ampere()
+        and _is_ampere_or_later()
         and not _PLAIN.get()
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
@@ -164,7 +164,7 @@ def _fused(q: Array, causal: bool, window: int | None) -> bool:
     )
 
 
-def _is_ampere() -> bool:
+def _is_ampere_or_later() -> bool:
     """Whether the devices are NVIDIA's of that generation or a later one."""
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     found = re.match(r"(\d+)\.\d+$", capability)

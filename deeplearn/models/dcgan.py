@@ -114,6 +114,6 @@ class DCGANDiscriminator(nn.Module):
                 norm = BatchNorm(dtype=self.dtype, scale_init=_scale, name=f"norm{stage}")
                 x = norm(x, train=train)
             x = nn.leaky_relu(x, 0.2)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         head = Projection(self.classes, spectral, _KERNEL, self.dtype, name="head")
         return head(x, label, train=train)

@@ -110,11 +110,11 @@ class _Repetition(nn.Module):
 class SequenceModel(nn.Module):
     """Tokens (B, T) and carry → logits (B, T, V) fp32 and carry.
 
-    `pattern` is repeated `repeats` times; its modules take the `dtype` of the model, and its blocks
-    must have the same `dropout`. `tied` uses the embedding as output kernel.
-    `learned_positions` adds a learned vector to each of `max_length` positions; `max_length` is
-    also what a sequence may have at most (None: any length). `remat` is None, "full" or "dots"
-    (`stack.REMAT`). `scan` False makes every repetition a layer of its own.
+    `pattern` is repeated `repeats` times; its blocks take the `dtype` and the `dropout` of the
+    model, whatever they had, and the modules in them its `dtype`. `tied` uses the embedding as
+    output kernel. `learned_positions` adds a learned vector to each of `max_length` positions;
+    `max_length` is also what a sequence may have at most (None: any length). `remat` is None,
+    "full" or "dots" (`stack.REMAT`). `scan` False makes every repetition a layer of its own.
     """
 
     vocabulary: int
@@ -133,10 +133,15 @@ class SequenceModel(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        # One dtype for all: a block of another would not fit the loop over layers.
-        pattern = tuple(with_dtype(block, self.dtype) for block in self.pattern)
-        object.__setattr__(self, "pattern", pattern)
+        object.__setattr__(self, "pattern", tuple(map(self._alike, self.pattern)))
         super().__post_init__()
+
+    def _alike(self, block: Block) -> Block:
+        """The block with what all layers share, so that one field of the model changes it."""
+        block = with_dtype(block, self.dtype)
+        if block.dropout == self.dropout:
+            return block
+        return block.clone(parent=None, dropout=self.dropout)
 
     def setup(self) -> None:
         self._check()
@@ -254,12 +259,6 @@ class SequenceModel(nn.Module):
                 )
         if not self.pattern:
             raise UsageError("pattern=() of a sequence model must hold a block")
-        for index, block in enumerate(self.pattern):
-            if block.dropout != self.dropout:
-                raise UsageError(
-                    f"dropout={self.dropout} of a sequence model is {block.dropout} in its block"
-                    f" {index}; set both, dropout and pattern.{index}.dropout"
-                )
         if self.learned_positions and self.max_length is None:
             raise UsageError("learned_positions of a sequence model need its max_length")
 
@@ -273,7 +272,7 @@ class SequenceModel(nn.Module):
             )
 
 
-def with_dtype(module: nn.Module, dtype: str) -> nn.Module:
+def with_dtype(module: Any, dtype: str) -> Any:
     """The module, and those in its fields, with that `dtype`; itself where they have it."""
     changes: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(module) if field.name != "parent"):

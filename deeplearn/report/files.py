@@ -41,12 +41,17 @@ def _open_alone(draft: Path) -> int:
     """The empty file `draft`, which no other process writes until this one closes it."""
     while True:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # While this one waited, another may have put its draft in place.
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # While this one waited, another may have put its draft in place.
             if os.path.samestat(os.fstat(descriptor), os.lstat(draft)):
                 os.ftruncate(descriptor, 0)
                 return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 
