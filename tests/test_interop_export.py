@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.interop import stablehlo
@@ -125,6 +126,27 @@ def test_our_own_directory_of_another_model_is_refused(tmp_path):
         load_variables(tmp_path, LLAMA)
     with pytest.raises(UsageError, match="is not empty"):
         save_variables(tmp_path / "a", LLAMA, initialized(LLAMA))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (None, r"'params/output/bias' is missing, and model.json has float32\[3\]"),
+        (
+            np.zeros(3, np.float16),
+            r"'params/output/bias' is float16\[3\], and model.json has float32",
+        ),
+        (np.zeros(4, np.float32), r"is float32\[4\], and model.json has float32\[3\]"),
+    ],
+)
+def test_a_leaf_that_is_missing_or_of_another_type_is_named(tensor, message, tmp_path):
+    model = MODELS["mlp"]
+    save_variables(tmp_path / "a", model, initialized(model))
+    path = tmp_path / "a" / "model.safetensors"
+    tensors = {**load_file(path), "params/output/bias": tensor}
+    save_file({name: x for name, x in tensors.items() if x is not None}, path)
+    with pytest.raises(DataError, match=message):
+        load_variables(tmp_path / "a", model)
 
 
 def test_import_brings_a_directory_into_our_naming(command, tmp_path):
