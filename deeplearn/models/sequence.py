@@ -133,15 +133,9 @@ class SequenceModel(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", tuple(map(self._alike, self.pattern)))
+        alike = (_alike(block, self.dtype, self.dropout) for block in self.pattern)
+        object.__setattr__(self, "pattern", tuple(alike))
         super().__post_init__()
-
-    def _alike(self, block: Block) -> Block:
-        """The block with what all layers share, so that one field of the model changes it."""
-        block = with_dtype(block, self.dtype)
-        if block.dropout == self.dropout:
-            return block
-        return block.clone(parent=None, dropout=self.dropout)
 
     def setup(self) -> None:
         self._check()
@@ -270,6 +264,12 @@ class SequenceModel(nn.Module):
                 f"sequences of {tokens.shape[1]} tokens exceed max_length={self.max_length} of the"
                 " model; cut them or raise model.max_length"
             )
+
+
+def _alike(block: Block, dtype: str, dropout: float) -> Block:
+    """The block with what all layers share, so that one field of the model changes it."""
+    block = with_dtype(block, dtype)
+    return block if block.dropout == dropout else block.clone(parent=None, dropout=dropout)
 
 
 def with_dtype(module: Any, dtype: str) -> Any:
