@@ -69,7 +69,7 @@ def test_is_a_task():
     assert isinstance(small(), Task) and isinstance(small(), Generative)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sorted(set(PREDICTIONS) - {"noise"}))
 def test_the_error_of_x0_does_not_depend_on_what_is_predicted(key, prediction):
     """A model that always says x0 = 0.5 has the error mean (x0 − 0.5)² at every level."""
     task = Denoising(Nothing(prediction, 0.5), RectifiedFlow(), prediction, "x0")
