@@ -213,13 +213,13 @@ class _Output:
 
     def write(self, text: str) -> int:
         """Writes as the stream does."""
-        return self._told(self._stream.write, text)
+        return self._tried(self._stream.write, text)
 
     def flush(self) -> None:
         """Flushes as the stream does."""
-        self._told(self._stream.flush)
+        self._tried(self._stream.flush)
 
-    def _told(self, action: Callable[..., Any], *arguments: str) -> Any:
+    def _tried(self, action: Callable[..., Any], *arguments: str) -> Any:
         try:
             return action(*arguments)
         except OSError as error:

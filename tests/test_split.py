@@ -71,7 +71,7 @@ def test_texts_are_refused():
     windows = Windows(Text("to be or not to be " * 9), "all", 8)
     for source in (windows, Packed(Documents(["ab"]), "all", 8)):
         with pytest.raises(UsageError, match="Split goes by the field 'x', and .* has none"):
-            Split(source, 0.0, 0.5)
+            len(Split(source, 0.0, 0.5))
 
 
 def test_a_source_outside_memory_is_refused():

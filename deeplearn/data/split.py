@@ -31,11 +31,14 @@ class Split(InMemory):
             )
         if not self.source.in_memory:
             raise UsageError(f"Split reads every example, and {self.source} is not in memory")
-        if not isinstance(self.source, InMemory) or PIXELS not in self.source.spec:
-            raise UsageError(
-                f"Split goes by the field '{PIXELS}', and {self.source} has none; a corpus of texts"
-                " has splits of its own"
-            )
+        if not isinstance(self.source, InMemory):
+            raise UsageError(self._without_pixels())
+
+    def _without_pixels(self) -> str:
+        return (
+            f"Split goes by the field '{PIXELS}', and {self.source} has none; a corpus of texts has"
+            " splits of its own"
+        )
 
     @property
     def mean(self) -> tuple[float, ...]:  # type: ignore[override]
@@ -50,6 +53,8 @@ class Split(InMemory):
     def load(self) -> Mapping[str, np.ndarray]:
         """The chosen rows of the source's arrays."""
         arrays = self.source.arrays
+        if PIXELS not in arrays:
+            raise UsageError(self._without_pixels())
         place = places(arrays[PIXELS])
         kept = np.flatnonzero((self.start <= place) & (place < self.stop))
         return {name: value[kept] for name, value in arrays.items()}
