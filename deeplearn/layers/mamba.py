@@ -7,8 +7,7 @@ Source: Gu & Dao 2023 (arXiv:2312.00752), figure 3 and section 3.6; Dao & Gu 202
 
 Mamba derives Δ, B and C from x, and has a decay for every channel and state; Mamba-2 takes them
 from u with one decay per head. Initializers are those of the published code: A = −(1 … N) or
-−U(1, 16), D = 1, softplus(dt_bias) log-uniform in [0.001, 0.1]; only dt_proj's kernel is √3 times
-as wide as there, with 1/√rank for its deviation and not for its bound.
+−U(1, 16), D = 1, softplus(dt_bias) log-uniform in [0.001, 0.1].
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Mamba(nn.Module):
         x = jax.nn.silu(x)
         selected = dense(rank + 2 * size, kernel_init=uniform, name="x_proj")(x)
         delta, B, C = jnp.split(selected, [rank, rank + size], axis=-1)
-        delta = dense(inner, kernel_init=_scaled_uniform(math.sqrt(3)), name="dt_proj")(delta)
+        delta = dense(inner, kernel_init=uniform, name="dt_proj")(delta)
         A_log = self.param("A_log", _log_arange, (inner, size))
         y, state = selective_scan(
             x,
