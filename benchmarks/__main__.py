@@ -4,7 +4,8 @@ Most suites need the extra `peers`, which keeps what the lock has installed:
 
     .venv/bin/python -m pip install -e '.[peers]'
 
-Results are also written to benchmarks/results/speed_SUITE.json.
+Results are also written to benchmarks/results/speed_SUITE_PROCESSOR.json: ratios are those of one
+processor, and differ from another's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import datetime
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -61,8 +63,10 @@ def main(suite: str | None = None, only: str | None = None) -> int:
 
 def _write(suite: str, rows: list) -> None:
     RESULTS.mkdir(exist_ok=True)
+    kind, processor = devices()["kind"], cpu()["model"]
+    model = (processor if kind == "cpu" else kind).lower().replace("(r)", "")
     write_json(
-        RESULTS / f"speed_{suite}.json",
+        RESULTS / f"speed_{suite}_{'_'.join(re.findall('[a-z0-9]+', model))}.json",
         {
             "date": datetime.date.today().isoformat(),
             "rows": [dataclasses.asdict(row) for row in rows],

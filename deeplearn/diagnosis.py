@@ -33,9 +33,10 @@ def raise_if_halted(experiment: Experiment, state: TrainState) -> None:
             _metrics_of(experiment, state, halted_at)
         )
     raise NumericsError(
-        f"experiment '{experiment.name}': loss, gradient or update of step {halted_at} is"
-        f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; lower"
-        " the learning rate, set optimizer.clip_norm, or allow a few with skip_limit"
+        f"experiment '{experiment.name}': loss, gradient or update of step {halted_at + 1} is"
+        f" not finite{culprit and f' in the {culprit}'}, and no state behind it was saved; start"
+        " in a new directory with a lower learning rate, with optimizer.clip_norm, or with"
+        " skip_limit, which allows a few"
     )
 
 

@@ -6,10 +6,11 @@ it without a traceback. Any other exception is a bug and exits with code 70.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -73,6 +74,15 @@ class Preempted(Error):
         if number == signal.SIGINT:
             error.exit_code = 130
         return error
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Puts the place of the data before the message of an error."""
+    try:
+        yield
+    except Error as error:
+        raise type(error)(f"{place}: {error}") from None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

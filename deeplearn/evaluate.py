@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from deeplearn.data.pairs import Pairs, padded
 from deeplearn.data.prefetch import prefetch
 from deeplearn.data.source import Examples, Field, Source
 from deeplearn.data.vocabulary import Symbols
-from deeplearn.errors import UsageError
+from deeplearn.errors import UsageError, naming
 from deeplearn.experiment import Experiment
 from deeplearn.sampling.autoregressive import BUCKET
 from deeplearn.sharding import BATCH_AXIS, batch_sharding, process_rows, to_devices
@@ -50,22 +51,25 @@ class Evaluator:
 
         `bits_per_byte` is among them where the task codes a text and the source knows its bytes.
         """
-        dataset = self.dataset(split)
-        totals: dict[str, Mean] | None = None
-        for batch in self._batches(dataset):
-            if totals is None:
+        with naming(f"split '{split}'"):
+            metrics = values(self._totals(variables, split))
+        source: Any = self.dataset(split).source
+        if isinstance(self._task, Compressing) and _knows_bytes(source):
+            bits = self._task.bits_per_byte(metrics["loss"], source.bytes_per_token)
+            metrics["bits_per_byte"] = bits
+        return metrics
+
+    def _totals(self, variables: Variables, split: str) -> dict[str, Mean]:
+        totals: dict[str, Mean] = {}
+        for batch in self._batches(self.dataset(split)):
+            if not totals:
                 shapes = self.measured(variables, split)
                 totals = jax.device_put(
                     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
                     self._replicated,
                 )
             totals = self._add(totals, variables, batch)
-        metrics = values(totals or {})
-        source: Any = dataset.source
-        if isinstance(self._task, Compressing) and _knows_bytes(source):
-            bits = self._task.bits_per_byte(metrics["loss"], source.bytes_per_token)
-            metrics["bits_per_byte"] = bits
-        return metrics
+        return totals
 
     def names(self, variables: Variables, split: str) -> tuple[str, ...]:
         """The names of the metrics of a split, for variables that may be shapes."""
@@ -219,9 +223,12 @@ def _knows_bytes(source: Source) -> bool:
 
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:
-    """Means as they are reported; one transfer, which waits for the computation."""
+    """Means as they are reported; one transfer, which waits for the computation.
+
+    A mean over nothing is NaN, which is never the best.
+    """
     fetched = jax.device_get(dict(metrics))
     return {
-        name: mean.shown(float(mean.total / mean.weight)) if mean.weight > 0 else 0.0
+        name: mean.shown(float(mean.total / mean.weight)) if mean.weight > 0 else math.nan
         for name, mean in fetched.items()
     }

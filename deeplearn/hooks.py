@@ -154,6 +154,7 @@ class Evaluate(Hook):
         if not experiment.evaluation or not loop.due(experiment.evaluate_every):
             return
         self._log.flush(loop)
+        raise_if_halted(experiment, loop.state)
         variables = evaluation_variables(loop.state)
         for split in experiment.evaluation:
             self._log.report(loop, loop.step, split, self._evaluator(variables, split))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from deeplearn.data.dataset import Sequential
 from deeplearn.data.memory import InMemory
 from deeplearn.data.source import Field
-from deeplearn.errors import DataError, Error, UsageError
+from deeplearn.errors import DataError, Error, UsageError, naming
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import EarlyStopping
 from deeplearn.program import Program
@@ -28,7 +27,7 @@ def check(program: Program, evaluator: Evaluator) -> None:
         rows = Sequential(experiment.train, experiment.evaluation_batch_size)
         _check_rows(experiment.task, "train", rows)
     for split in experiment.evaluation:
-        with _naming(f"split '{split}'"):
+        with naming(f"split '{split}'"):
             dataset = evaluator.dataset(split)
         _check_rows(experiment.task, split, dataset)
         measured = _measured(program, evaluator, split)
@@ -42,7 +41,7 @@ def _check_rows(task: Task, split: str, dataset: Sequential) -> None:
     for step in range(dataset.batches if whole else 1):
         first = step * dataset.batch_size
         size = min(dataset.batch_size, len(dataset) - first) if whole else 1
-        with _naming(f"split '{split}', examples from {first} on"):
+        with naming(f"split '{split}', examples from {first} on"):
             task.check(dataset.batch(step, slice(0, size)))
 
 
@@ -50,7 +49,7 @@ def _measured(program: Program, evaluator: Evaluator, split: str) -> Iterable[st
     """The names of the metrics of a split; raises `DataError` where its fields do not fit."""
     variables = {"params": program.shapes.params, **program.shapes.collections}
     try:
-        with _naming(f"split '{split}'"):
+        with naming(f"split '{split}'"):
             return evaluator.names(variables, split)
     except Error:
         raise
@@ -82,12 +81,3 @@ def _check_watched(stop: EarlyStopping, split: str, measured: Iterable[str]) -> 
 
 def _text(field: Field | None) -> str:
     return "missing" if field is None else f"{field.dtype} {field.shape}"
-
-
-@contextlib.contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Puts the place of the data before the message of an error."""
-    try:
-        yield
-    except Error as error:
-        raise type(error)(f"{place}: {error}") from None

@@ -110,7 +110,7 @@ def stored_experiment(path: Path) -> dict[str, Any] | None:
     """The parsed `experiment.json` of a run directory, or None where there is none."""
     file = path / "experiment.json"
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

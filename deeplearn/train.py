@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from deeplearn import canary, preflight
 from deeplearn.checkpoint import Checkpoints
-from deeplearn.errors import Preempted, ResumeError, StorageError, UsageError
+from deeplearn.errors import NumericsError, Preempted, ResumeError, StorageError, UsageError
 from deeplearn.evaluate import Evaluator
 from deeplearn.experiment import Experiment
 from deeplearn.hooks import Draw, Evaluate, Hook, Log, Loop, Preempt, Save, Watch
@@ -134,6 +136,7 @@ def _loop(
         rows, timing = RowLog(directory / "metrics.jsonl"), RowLog(directory / "timing.jsonl")
         rows.truncate_after(loop.step)
         timing.truncate_after(loop.step)
+        stack.push(functools.partial(_keep_if_diverged, rows, timing))
         pace = Pace(experiment.steps, experiment.batch_size)
         progress = Progress(experiment.name, experiment.steps, loop.step, pace)
         stack.callback(progress.close)
@@ -184,6 +187,15 @@ def _loop(
                 f"{name} stopped the run at step {loop.step}; its checkpoint is written:"
                 f" start again with the same --workdir {directory}",
             )
+
+
+def _keep_if_diverged(
+    rows: RowLog, timing: RowLog, kind: type[BaseException] | None, *_: Any
+) -> None:
+    """Writes the rows since the last save where a run ends by its numbers: they show how."""
+    if kind is not None and issubclass(kind, NumericsError):
+        rows.flush()
+        timing.flush()
 
 
 def _first_state(program: Program, directory: Path, checkpoints: Checkpoints) -> TrainState:

@@ -35,11 +35,11 @@ class Mean:
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> Mean:
-        """The mean of `values` (any shape) over the places where `mask` (same shape) is not 0."""
+        """The mean of `values` (any shape) over the places where `mask` (same shape) is above 0."""
         values = jnp.asarray(values, jnp.float32)
         if mask is None:
             return cls(values.sum(), jnp.asarray(values.size, jnp.float32))
-        mask = mask.astype(jnp.float32)
+        mask = jnp.maximum(mask.astype(jnp.float32), 0.0)
         # A padded row may hold NaN; NaN · 0 is NaN, so select instead of multiplying.
         return cls(jnp.where(mask > 0, values * mask, 0.0).sum(), mask.sum())
 

@@ -189,7 +189,8 @@ def _crash(error: Exception, workdir: str | None, words: Sequence[str]) -> int:
             raise OSError
         path = Path(workdir, "crash.txt").expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"./launch.sh {shlex.join(words)}\n\n{traceback.format_exc()}")
+        text = f"./launch.sh {shlex.join(words)}\n\n{traceback.format_exc()}"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except (OSError, RuntimeError):  # the latter of a home directory that is not known
         traceback.print_exception(error)
     else:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deeplearn.data.corpus import Documents, Pair, Text, TextPairs
 from deeplearn.data.split import text_places
-from deeplearn.errors import UsageError
+from deeplearn.errors import DataError, UsageError
 from deeplearn.experiment import record
 
 HELD_OUT = ("train", "validation", "test")
@@ -64,6 +64,20 @@ def test_corpora_hash_print_briefly_and_are_recorded_by_hash(corpus):
 def test_a_text_is_no_list_of_documents():
     with pytest.raises(UsageError, match="give one running text to Text"):
         Documents("abc")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "contents", "message"),
+    [
+        (Text, ["a", "b"], "the content is list; give one str, or a list of them to Documents"),
+        (Text, b"abc", "the content is bytes"),
+        (Documents, ["a", None], "row 1 is None; give texts"),
+        (TextPairs, [("a", "b"), ("a", 1)], r"row 1 is \['a', 1\]"),
+    ],
+)
+def test_what_is_no_text_is_named(corpus, contents, message):
+    with pytest.raises(DataError, match=message):
+        corpus(contents)
 
 
 def test_an_array_of_texts_is_a_list_of_texts():

@@ -23,5 +23,5 @@ def test_a_player_that_an_update_made_overflow_is_named(name):
     params[name] = {"kernel": jnp.full(2, jnp.inf)}
     control = dataclasses.replace(Control.initial(), halted_at=jnp.asarray(3, jnp.int32))
     state = TrainState(jnp.zeros((), jnp.int32), params, {}, (), None, control)
-    with pytest.raises(NumericsError, match=f"step 3 is not finite in the {name}, and no state"):
+    with pytest.raises(NumericsError, match=f"step 4 is not finite in the {name}, and no state"):
         raise_if_halted(experiment, state)

@@ -16,7 +16,7 @@ def classes():
     return [
         item
         for item in vars(errors).values()
-        if isinstance(item, type) and item.__base__ is not object
+        if isinstance(item, type) and issubclass(item, errors.Error)
     ]
 
 

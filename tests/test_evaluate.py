@@ -72,8 +72,16 @@ def test_the_batch_size_does_not_change_the_mean(run, size):
 def test_a_bad_label_is_refused_in_evaluation_too(run):
     bad = Arrays({"x": np.zeros((2, 5), np.float32), "label": np.array([0, 3])})
     experiment = dataclasses.replace(run.experiment, evaluation={"test": bad})
-    with pytest.raises(DataError, match="label"):
+    with pytest.raises(DataError, match="^split 'test': batch 0: field 'label' in row 1 of the"):
         Evaluator(experiment, make_mesh(experiment.mesh))(evaluation_variables(run.state), "test")
+
+
+def test_a_mean_over_nothing_is_not_a_number(run):
+    """As 0 it would be the best loss there is."""
+    fields = {"x": np.zeros((2, 5), np.float32), "label": np.zeros(2, int), "mask": np.zeros(2)}
+    experiment = dataclasses.replace(run.experiment, evaluation={"test": Arrays(fields)})
+    evaluator = Evaluator(experiment, make_mesh(experiment.mesh))
+    assert np.isnan(evaluator(evaluation_variables(run.state), "test")["loss"])
 
 
 def test_predictions_stand_beside_their_examples(run):

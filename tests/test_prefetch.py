@@ -13,7 +13,6 @@ import pytest
 from deeplearn.data.dataset import Sequential, Shuffled
 from deeplearn.data.memory import Arrays
 from deeplearn.data.prefetch import BURST, BURST_BYTES, prefetch
-from deeplearn.data.stacked import Stacked
 from deeplearn.errors import DataError
 
 KINDS = ["memory", "streamed"]
@@ -167,15 +166,6 @@ def test_preparing_overlaps_with_using(kind):
     for _ in prefetch(dataset, slice(0, 8), range(8), lambda batch: batch):
         time.sleep(0.05)
     assert time.monotonic() - start < 0.9 * 8 * 0.1
-
-
-@pytest.mark.parametrize("rows", [slice(0, 8), slice(3, 6)])
-def test_stacked_steps_are_the_batches_of_those_steps(rows):
-    dataset = Shuffled(source("memory"), 8, 3)
-    stacked = Stacked(dataset, 5).batch(10, rows)
-    for offset in range(5):
-        for name, value in dataset.batch(10 + offset, rows).items():
-            np.testing.assert_array_equal(stacked[name][offset], value)
 
 
 def test_data_in_memory_need_no_grain():

@@ -117,20 +117,18 @@ def test_without_a_terminal_every_log_is_one_plain_line():
     progress = Progress("mlp", 100, 0, paced(), out)
     progress.log(50, "train", {"accuracy": 0.75, "loss": 0.5, "skipped": 0.0})
     progress.log(50, "test", {"accuracy": math.nan, "loss": 1e-5})
-    progress.note("resumed")
     progress.log(100, "train", {"loss": 0.25, "accuracy": 1.0, "skipped": 1.0})
     progress.close()
     lines = out.file.getvalue().splitlines()
-    assert lines[:4] == [
+    assert lines[:3] == [
         "mlp  step 0/100  compiling",
         "step 50/100  loss 0.5000  accuracy 0.7500  640 examples/s  ETA 0:00",
         "step 50/100  test  loss 1.000e-05  accuracy nan",
-        "resumed",
     ]
     assert re.fullmatch(
         r"step 100/100  loss 0\.2500  accuracy 1\.0000  skipped 1\.0000"
         r"  640 examples/s  ETA 0:00",
-        lines[4],
+        lines[3],
     )
     assert "\x1b" not in out.file.getvalue()
 
@@ -228,7 +226,6 @@ def test_nothing_logged_can_move_the_cursor_or_fake_a_line(terminal):
     progress = Progress(HOSTILE, 2, 0, Pace(2, 1), out)
     progress.log(1, HOSTILE, {HOSTILE: 1.0})
     progress.log(1, "train", {HOSTILE: 1.0})
-    progress.note(HOSTILE)
     progress.close()
     closing_table(HOSTILE, {HOSTILE: {HOSTILE: 1.0}}, 1.0, {HOSTILE: HOSTILE}, out)
     text = out.file.getvalue()

@@ -13,7 +13,7 @@ from deeplearn.data.dataset import Sequential, Shuffled
 from deeplearn.data.source import Field
 from deeplearn.data.stream import TfdsImages
 from deeplearn.data.tfds import Tfds
-from deeplearn.errors import DataError
+from deeplearn.errors import DataError, UsageError
 
 
 @pytest.fixture
@@ -38,6 +38,14 @@ def test_a_stock_dataset_of_one_shape_is_read_into_memory(mock):
 def test_images_of_many_sizes_need_the_stream(mock):
     with pytest.raises(DataError, match="'image' of imagenet2012/train has no fixed shape"):
         len(Tfds("imagenet2012"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"size": 0}, {"area": (0.5, 0.1)}, {"aspect": (0.0, 1.0)}, {"center": 2.0}]
+)
+def test_impossible_crops_are_refused(fields):
+    with pytest.raises(UsageError, match=f"TfdsImages: {next(iter(fields))}="):
+        TfdsImages("imagenet2012", **fields)
 
 
 def test_streamed_images_have_one_size(mock):

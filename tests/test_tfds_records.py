@@ -35,6 +35,13 @@ def test_a_truncated_record_file_is_refused(copied, keep):
         len(digits(copied))
 
 
+def test_a_damaged_description_is_refused(copied):
+    path = record_file(copied).with_name("dataset_info.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(DataError, match="'tabular/digits' in .* is damaged: .*; remove that"):
+        len(digits(copied))
+
+
 def test_a_missing_record_file_is_refused(copied):
     record_file(copied).unlink()
     with pytest.raises(DataError, match="holds 0 of 1249 records"):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 
 import jax
@@ -232,11 +233,24 @@ def test_a_metric_that_is_not_measured_cannot_be_watched(experiment, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(experiment, tmp_path):
-    diverging = dataclasses.replace(experiment, optimizer=SGD(learning_rate=1e30))
+    diverging = dataclasses.replace(experiment, optimizer=SGD(learning_rate=1e15), log_every=1)
     with pytest.raises(NumericsError, match=r"step \d+ is not finite, and no state") as caught:
         train(diverging, tmp_path / "run")
     assert caught.value.exit_code == 5
+    halted = int(re.search(r"step (\d+)", str(caught.value))[1])
+    assert halted > 1, "there is a row to keep"
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, halted))
     assert not (tmp_path / "run" / "receipt.json").exists()
+
+
+def test_what_has_halted_is_not_evaluated(experiment, tmp_path):
+    diverging = dataclasses.replace(
+        experiment, optimizer=SGD(learning_rate=1e30), log_every=100, evaluate_every=4
+    )
+    with pytest.raises(NumericsError, match="step 1 is not finite"):
+        train(diverging, tmp_path / "run")
+    assert read_rows(tmp_path / "run" / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,7 @@ def test_the_mean_of_parts_is_the_mean_of_the_whole(numbers, data):
 
 
 def test_a_masked_place_counts_nothing_even_where_it_is_nan():
-    mean = Mean.of(jnp.array([1.0, jnp.nan, 4.0]), jnp.array([1.0, 0.0, 3.0]))
+    mean = Mean.of(jnp.array([1.0, jnp.nan, 4.0, 9.0]), jnp.array([1.0, 0.0, 3.0, -2.0]))
     assert float(mean.total) == 13.0 and float(mean.weight) == 4.0
 
 

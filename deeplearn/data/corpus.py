@@ -59,6 +59,11 @@ class Text:
     content: str | np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.content, str | np.ndarray):
+            raise DataError(
+                f"Text: the content is {type(self.content).__name__}; give one str, or a list of"
+                " them to Documents"
+            )
         object.__setattr__(self, "content", _kept(self.content))
 
     def texts(self, split: str) -> tuple[str]:
@@ -76,6 +81,9 @@ class Documents:
         if isinstance(self.contents, str):
             raise UsageError("Documents takes a list of texts; give one running text to Text")
         object.__setattr__(self, "contents", _kept(self.contents))
+        for row, document in enumerate(_read(self.contents)):
+            if not isinstance(document, str):
+                raise DataError(f"Documents: row {row} is {document!r}; give texts")
 
     def texts(self, split: str) -> list[str]:
         """The documents of a split, in the given order."""
@@ -95,7 +103,8 @@ class TextPairs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "contents", _kept(self.contents))
         for row, items in enumerate(_read(self.contents)):
-            if not isinstance(items, list) or len(items) not in (2, 3):
+            is_pair = isinstance(items, list) and len(items) in (2, 3)
+            if not is_pair or not all(isinstance(item, str) for item in items):
                 raise DataError(
                     f"TextPairs: row {row} is {items!r}; give (source, target), or a language too"
                 )

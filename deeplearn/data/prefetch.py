@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from deeplearn.data.dataset import Dataset
 from deeplearn.data.source import Examples
+from deeplearn.errors import naming
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ def prefetch(
         nonlocal size
         examples = dataset.batch(step, rows)
         size = sum(value.nbytes for value in examples.values())
-        return place(examples)
+        with naming(f"batch {step}"):
+            return place(examples)
 
     def in_a_row() -> int:
         return max(1, min(BURST, BURST_BYTES // max(size, 1)))

@@ -16,6 +16,7 @@ from deeplearn.data.memory import scaled
 from deeplearn.data.permutation import uniform
 from deeplearn.data.source import Examples, Field
 from deeplearn.data.tfds_records import Records
+from deeplearn.errors import UsageError
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -44,6 +45,20 @@ class TfdsImages:
     center: float = 0.875
     version: str | None = None
     data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        possible = {
+            "size": self.size >= 1,
+            "area": 0 < self.area[0] <= self.area[1] <= 1,
+            "aspect": 0 < self.aspect[0] <= self.aspect[1],
+            "center": 0 < self.center <= 1,
+        }
+        for name, right in possible.items():
+            if not right:
+                raise UsageError(
+                    f"TfdsImages: {name}={getattr(self, name)!r} cannot be; size is 1 or more,"
+                    " area and center are parts of an image, area and aspect rise"
+                )
 
     @property
     def spec(self) -> dict[str, Field]:

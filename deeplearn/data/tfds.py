@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deeplearn.data.cache import cached_arrays
-from deeplearn.data.memory import InMemory
+from deeplearn.data.memory import InMemory, canonical
 from deeplearn.data.tfds_records import CHUNK, Records, data_root, prepared_directory
 from deeplearn.errors import DataError
 
@@ -44,7 +44,7 @@ class Tfds(InMemory):
         directory = directory or self._records().directory  # where opening prepares it
         if directory is None:
             return self._read()
-        return cached_arrays(self._cache(directory), self._read)
+        return cached_arrays(self._cache(directory), lambda: canonical(self._read()))
 
     def _cache(self, directory: Path) -> Path:
         """The file of arrays, named by what was read: it is another one once a record changes."""

@@ -104,7 +104,13 @@ def _builder(name: str, version: str | None, root: Path) -> Any:
         ) from error
 
     if directory := prepared_directory(name, version, root):
-        return tfds.builder_from_directory(directory)
+        try:
+            return tfds.builder_from_directory(directory)
+        except Exception as error:  # damaged files raise many types
+            raise DataError(
+                f"dataset '{name}' in {directory} is damaged: {_line(error)}; remove that"
+                " directory and prepare it again"
+            ) from error
     if own := _own_builder(name):
         return _prepare(own, name, version, root)
     try:

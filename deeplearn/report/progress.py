@@ -159,10 +159,6 @@ class Progress:
         if self._live is not None:
             self.screen.attempt(self._live.refresh)
 
-    def note(self, message: str) -> None:
-        """Shows one line of text that stays."""
-        self.screen.print(one_line(message))
-
     def close(self) -> None:
         """Ends the live line and gives the terminal back; may be called twice."""
         if self._live is not None:

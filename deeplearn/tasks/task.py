@@ -27,7 +27,7 @@ class Task(Protocol):
         """The mean loss of the batch (scalar, fp32) in training mode, and its `Aux`.
 
         A field `mask` (B,) in the batch gives every example a weight; where all weights are 0 the
-        loss is 0, and so is `Aux.weight`.
+        loss is 0, and so is `Aux.weight`. The statistics of BatchNorm take every example.
         """
         ...
 
