@@ -4,7 +4,8 @@
 
 As many steps and tokens as `transformer_translate` has for German alone. One seed, some 95 min on
 one CPU core, of which 90 behind the one restart; scoring the 14,252 test paragraphs took some 30
-more there (the translations half of that). chrF and BLEU by a beam of 4, and those of the translation of the most like source known:
+more there (the translations half of that). chrF and BLEU by a beam of 4, and those of the
+translation of the most like source known:
 
                de     es     fr     it     nl     pt-BR
     chrF       37.4   47.9   48.4   45.6   43.5   51.2
