@@ -1,7 +1,7 @@
 """What the translators of LibreOffice's help share: data, subwords, optimizer."""
 
 from deeplearn.data.libreoffice_help import LibreOfficeHelp
-from deeplearn.data.pairs import PackedPairs, Pairs
+from deeplearn.data.pairs import PackedPairs
 from deeplearn.data.subwords import LearnedBPE
 from deeplearn.data.vocabulary import SPECIALS
 from deeplearn.experiment import Experiment
@@ -40,7 +40,7 @@ def translation(
         task=Translation(model, smoothing=0.1, tile=tile),
         train=PackedPairs(corpus, "train", subwords, subwords, 128, 127, several, too_long="drop"),
         evaluation={
-            split: Pairs(corpus, split, subwords, subwords, language_token=several)
+            split: PackedPairs(corpus, split, subwords, subwords, language_token=several)
             for split in ("validation", "test")
         },
         optimizer=AdamW(

@@ -5,7 +5,7 @@
 Not run in full: tested on mock data, shrunk.
 """
 
-from deeplearn.data.pairs import PackedPairs, Pairs
+from deeplearn.data.pairs import PackedPairs
 from deeplearn.data.subwords import LearnedBPE
 from deeplearn.data.tfds_pairs import TfdsPairs
 from deeplearn.data.vocabulary import SPECIALS
@@ -28,7 +28,8 @@ def experiment() -> Experiment:
         task=Translation(model, smoothing=0.1, tile=9250),
         train=PackedPairs(CORPUS, "train", SUBWORDS, SUBWORDS, 128, 128, too_long="drop"),
         evaluation={
-            split: Pairs(CORPUS, split, SUBWORDS, SUBWORDS) for split in ("validation", "test")
+            split: PackedPairs(CORPUS, split, SUBWORDS, SUBWORDS)
+            for split in ("validation", "test")
         },
         # The peak of the paper, 512^-0.5 · 4000^-0.5, but a cosine behind it.
         optimizer=AdamW(learning_rate=7e-4, b2=0.98, eps=1e-9, schedule=Cosine(warmup=4000)),
