@@ -31,8 +31,9 @@ from deeplearn.interop.comparison import first_difference
 from deeplearn.interop.config import Config
 from deeplearn.interop.family import shapes
 from deeplearn.interop.pretrained import FAMILIES, expressed, from_pretrained, save_pretrained
-from deeplearn.models.bert import BERT
-from deeplearn.models.transformer import preset, transformer
+from deeplearn.models.bert import BERT, MaskedLanguageModel
+from deeplearn.models.mamba import Mamba2Sizes, mamba
+from deeplearn.models.transformer import GPT2, preset, transformer
 
 
 @pytest.fixture(
@@ -255,3 +256,82 @@ def test_the_preset_of_mistral_is_what_its_published_settings_say():
         config = Config({**settings, **given}, "config.json")
         assert FAMILIES["mistral"].model(config) == preset("mistral_7b")
         config.finish()
+
+
+_GPT2 = {
+    "activation_function": "gelu_new",
+    "architectures": ["GPT2LMHeadModel"],
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2",
+    "n_ctx": 1024,
+    "n_positions": 1024,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+PUBLISHED = {
+    "gpt2-medium": (
+        preset("gpt2_medium"),
+        {"n_embd": 1024, "n_head": 16, "n_layer": 24, "predict_special_tokens": True, **_GPT2},
+    ),
+    "gpt2-xl": (
+        preset("gpt2_xl"),
+        {"n_embd": 1600, "n_head": 25, "n_layer": 48, "output_past": True, **_GPT2},
+    ),
+    "distilgpt2": (
+        transformer(GPT2(50257, 768, 6, 12)),
+        {
+            "_num_labels": 1,
+            "id2label": {"0": "LABEL_0"},
+            "label2id": {"LABEL_0": 0},
+            "n_layer": 6,
+            **_GPT2,
+        },
+    ),
+    "bert-base-chinese": (
+        MaskedLanguageModel(BERT(21128, 768, 12, 12, 3072, dropout=0.0)),
+        {
+            "architectures": ["BertForMaskedLM"],
+            "attention_probs_dropout_prob": 0.1,
+            "directionality": "bidi",
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "model_type": "bert",
+            "pooler_fc_size": 768,
+            "pooler_num_attention_heads": 12,
+            "pooler_num_fc_layers": 3,
+            "pooler_size_per_head": 128,
+            "pooler_type": "first_token_transform",
+            "vocab_size": 21128,
+        },
+    ),
+    "Mamba-Codestral-7B-v0.1": (
+        mamba(Mamba2Sizes(32768, 4096, 64, 128, 64, 8)).clone(tied=False),
+        {
+            "conv_kernel": 4,
+            "head_dim": 64,
+            "hidden_size": 4096,
+            "intermediate_size": 8192,
+            "model_type": "mamba2",
+            "n_groups": 8,
+            "norm_before_gate": True,
+            "num_heads": 128,
+            "rms_norm": True,
+            "time_step_limit": [0.0, float("inf")],
+            "time_step_rank": 256,
+        },
+    ),
+}
+"""The model of each published config.json, and what stands in that file."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_that_change_no_output_hinder_no_import(name):
+    model, settings = PUBLISHED[name]
+    config = Config(settings, "config.json")
+    assert FAMILIES[config.get("model_type")].model(config) == model
+    config.finish()

@@ -94,6 +94,8 @@ def _model(config: Config) -> BERT | MaskedLanguageModel:
     config.expect("add_cross_attention", False)
     config.expect("tie_word_embeddings", True)
     config.skip("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout")
+    # Of the first published files; no code reads them.
+    config.skip("directionality", *(f"pooler_{name}" for name in _POOLER))
     names = config.get("architectures") or ["BertModel"]
     if names[0] == "BertModel":
         return encoder
@@ -103,6 +105,9 @@ def _model(config: Config) -> BERT | MaskedLanguageModel:
         f"{config.where}: architectures={names!r} is not known; choose one of: BertModel,"
         f" {', '.join(MASKED)}"
     )
+
+
+_POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type")
 
 
 def _config(model: BERT | MaskedLanguageModel, variables: Variables) -> dict[str, Any]:

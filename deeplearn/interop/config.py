@@ -10,15 +10,18 @@ from deeplearn.errors import DataError
 # What says nothing of the function from inputs to outputs.
 HARMLESS = {
     "_name_or_path",
+    "_num_labels",
     "architectures",
     "bos_token_id",
     "chunk_size_feed_forward",
     "dtype",
     "eos_token_id",
     "gradient_checkpointing",
+    "id2label",
     "initializer_range",
     "label2id",
     "model_type",
+    "output_past",
     "pad_token_id",
     "problem_type",
     "task_specific_params",

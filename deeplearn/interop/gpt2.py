@@ -67,6 +67,8 @@ def _model(config: Config) -> SequenceModel:
     config.expect("tie_word_embeddings", True)
     config.skip("attn_pdrop", "embd_pdrop", "resid_pdrop", "reorder_and_upcast_attn", "n_ctx")
     config.skip(*(f"summary_{name}" for name in _SUMMARY))
+    # Of old files: how their tokenizer was made.
+    config.skip("n_special", "predict_special_tokens")
     return transformer(sizes)
 
 

@@ -112,8 +112,8 @@ def _model2(config: Config) -> SequenceModel:
     config.expect("num_heads", expansion * width // head_width)
     # Newer versions write infinity as an object, since JSON has no word for it.
     config.expect("time_step_limit", [0.0, math.inf], [0.0, {"__float__": "Infinity"}])
-    # Unused: this form has no bottleneck.
-    config.skip("time_step_rank")
+    # Unused: this form has no bottleneck, and its norm comes behind the gate whatever this says.
+    config.skip("time_step_rank", "norm_before_gate")
     sizes = Mamba2Sizes(
         vocabulary=config.size("vocab_size", 32768),
         width=width,
