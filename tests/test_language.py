@@ -10,6 +10,10 @@ from mixers import MODELS, VOCABULARY
 
 from deeplearn.errors import DataError, UsageError
 from deeplearn.evaluate import values
+from deeplearn.layers.attention import Attention
+from deeplearn.models.bidirectional import Bidirectional
+from deeplearn.models.lstm import LSTM
+from deeplearn.models.sequence import Block, SequenceModel
 from deeplearn.tasks.language import Language
 
 T = 8
@@ -103,3 +107,10 @@ def test_padded_rows_may_hold_anything(task, variables, key):
 def test_a_field_that_cannot_be_is_refused(task):
     with pytest.raises(UsageError, match="tile = 0"):
         Language(task.model, tile=0)
+
+
+@pytest.mark.parametrize("mixer", [Attention(2, 4, causal=False), Bidirectional(LSTM(4))])
+def test_a_model_that_sees_the_future_is_refused(mixer, batch, key):
+    task = Language(SequenceModel(VOCABULARY, 8, 1, (Block(mixer),)))
+    with pytest.raises(UsageError, match="all tokens at once: it belongs in an encoder"):
+        jax.eval_shape(task.init, key, batch)

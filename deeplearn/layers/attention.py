@@ -80,7 +80,15 @@ class Attention(nn.Module):
     dtype: str = "float32"
 
     def init_carry(self, batch: int, capacity: int, dtype: str = "float32") -> KeyValueCache:
-        """An empty cache for `batch` rows of `capacity` tokens, or of what the window shows."""
+        """An empty cache for `batch` rows of `capacity` tokens, or of what the window shows.
+
+        Refused where tokens see later ones: what comes later is not known yet.
+        """
+        if not self.causal:
+            raise UsageError(
+                "Attention with causal=False sees all tokens at once: it belongs in an encoder; set"
+                " causal=True to go on from the tokens before"
+            )
         capacity = capacity if self.window is None else min(capacity, self.window)
         shape = (batch, capacity, self._groups, self.head_width)
         return KeyValueCache(
@@ -94,7 +102,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Array, carry: KeyValueCache | None, context: Context
     ) -> tuple[Array, KeyValueCache | None]:
-        self._check(carry)
+        self._check()
         sizes = [self.heads, self._groups, self._groups]
         width = sum(sizes) * self.head_width
         init = nn.initializers.normal(self.init_scale)
@@ -159,7 +167,7 @@ class Attention(nn.Module):
     def _groups(self) -> int:
         return self.heads if self.kv_heads is None else self.kv_heads
 
-    def _check(self, carry: KeyValueCache | None) -> None:
+    def _check(self) -> None:
         for name in ("heads", "head_width", "kv_heads", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -178,5 +186,3 @@ class Attention(nn.Module):
             )
         if scaling is not None and self.rotary is None:
             raise UsageError("Attention: rotary_scaling scales nothing where rotary is None")
-        if carry is not None and not self.causal:
-            raise UsageError("Attention with causal=False sees all tokens at once: give no carry")

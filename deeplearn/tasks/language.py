@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -37,9 +38,16 @@ class Language:
         require_tile("Language", self.tile)
 
     def init(self, rng: Array, batch: Batch) -> Variables:
-        """Fresh variables; `batch` gives shapes only."""
+        """Fresh variables; `batch` gives shapes only.
+
+        Raises `UsageError` where the model sees later tokens.
+        """
         # One row is enough: parameters depend neither on B nor on T.
-        return dict(self.model.init(rng, batch["tokens"][:1, :-1]))
+        variables = dict(self.model.init(rng, batch["tokens"][:1, :-1]))
+        model: Any = self.model
+        # A model that sees the future has its labels before it, and refuses to make a carry.
+        jax.eval_shape(lambda: model.init_carry(1, 1))
+        return variables
 
     def loss(self, variables: Variables, batch: Batch, rng: Array) -> tuple[Array, Aux]:
         """The mean cross-entropy of the labels that count, and their accuracy."""
