@@ -112,3 +112,8 @@ def test_tokens_outside_the_vocabulary_are_refused():
 def test_an_unknown_pooling_is_refused(key):
     with pytest.raises(UsageError, match="pooling='men' is not known; did you mean 'mean'"):
         TextClassifier(ENCODERS["bert"], outputs=3, pooling="men").init(key, X)
+
+
+def test_a_pooler_that_the_encoder_lacks_is_refused(key):
+    with pytest.raises(UsageError, match="pooling='pooler' of a SequenceModel, which has none"):
+        TextClassifier(ENCODERS["sequence"], outputs=3, pooling="pooler").init(key, X)

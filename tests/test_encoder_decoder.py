@@ -272,8 +272,11 @@ def test_an_encoder_that_reads_both_ways_takes_no_carry():
     [
         (lambda: transformer_encoder_decoder(8, 8, width=20, heads=3), "width=20 must be heads=3"),
         (lambda: lstm_encoder_decoder(8, 8, width=7, depth=1), "width=7 must be even"),
+        (lambda: lstm_encoder_decoder(8, 8, width=8, depth=1, heads=0), "heads=0 of lstm"),
+        (lambda: transformer_encoder_decoder(8, 8, depth=0), "depth=0 of transformer"),
+        (lambda: transformer_encoder_decoder(8, 8, heads=0), "heads=0 of transformer"),
     ],
 )
-def test_a_width_that_does_not_divide_is_refused(make, message):
+def test_sizes_that_cannot_be_are_refused(make, message):
     with pytest.raises(UsageError, match=message):
         make()

@@ -12,7 +12,7 @@ import pytest
 from deeplearn.errors import UsageError
 from deeplearn.layers.causal_convolution import causal_convolution
 from deeplearn.layers.mamba import Mamba, Mamba2
-from deeplearn.models.mamba import PRESETS, HybridSizes, MambaSizes, mamba, preset
+from deeplearn.models.mamba import PRESETS, HybridSizes, Mamba2Sizes, MambaSizes, mamba, preset
 from deeplearn.types import Context
 
 T = 20
@@ -206,6 +206,12 @@ def test_convolution_equals_a_loop_in_numpy():
         (lambda: Mamba(7), "Mamba: width=7 but the input has 8; give the mixer the width"),
         (lambda: Mamba2(8, head_width=5), "the inner width 16 does not divide into heads"),
         (lambda: Mamba2(8, head_width=4, groups=3), "4 heads do not divide into groups=3"),
+        (lambda: Mamba(8, convolution=0), "convolution=0 of Mamba must be 1 or more"),
+        (lambda: Mamba(8, rank=0), "rank=0 of Mamba must be 1 or more"),
+        (lambda: Mamba(8, expansion=0), "expansion=0 of Mamba must be 1 or more"),
+        (lambda: Mamba(8, state_size=0), "state_size=0 of Mamba must be 1 or more"),
+        (lambda: Mamba2(8, head_width=0), "head_width=0 of Mamba2 must be 1 or more"),
+        (lambda: Mamba2(8, groups=0), "groups=0 of Mamba2 must be 1 or more"),
         (lambda: Mamba(8, implementation="ssd"), "implementation='ssd' needs one decay per head"),
     ],
 )
@@ -217,7 +223,11 @@ def test_refuses_sizes_that_do_not_fit(build, message):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        (MambaSizes(256, 0, 4), "mamba: width=0 must be 1 or more"),
+        (MambaSizes(256, 0, 4), "width=0 of mamba must be 1 or more"),
+        (Mamba2Sizes(256, 16, 4, head_width=0), "head_width=0 of mamba"),
+        (Mamba2Sizes(256, 16, 4, groups=0), "groups=0 of mamba"),
+        (HybridSizes(256, 16, 4, 0, 2, 32, period=4), "heads=0 of mamba"),
+        (HybridSizes(256, 16, 4, 2, 2, 32, period=0), "period=0 of mamba"),
         (HybridSizes(256, 16, 6, 2, 2, 32, period=4), "depth=6 must divide by period=4"),
     ],
 )

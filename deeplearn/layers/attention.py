@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import struct
 
 from deeplearn.errors import UsageError
+from deeplearn.layers.checks import require_sizes
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.dot_product_attention import dot_product_attention
 from deeplearn.layers.precision import compute_dtype
@@ -168,10 +169,13 @@ class Attention(nn.Module):
         return self.heads if self.kv_heads is None else self.kv_heads
 
     def _check(self) -> None:
-        for name in ("heads", "head_width", "kv_heads", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"Attention: {name}={value} must be 1 or more")
+        require_sizes(
+            "Attention",
+            heads=self.heads,
+            head_width=self.head_width,
+            kv_heads=self.kv_heads,
+            window=self.window,
+        )
         if self.heads % self._groups:
             raise UsageError(
                 f"Attention: heads={self.heads} is no multiple of kv_heads={self.kv_heads}"

@@ -23,6 +23,7 @@ from jax import lax
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.causal_convolution import CausalConv
+from deeplearn.layers.checks import require_sizes
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.precision import compute_dtype
 from deeplearn.layers.recurrence import selective_scan
@@ -66,7 +67,7 @@ class Mamba(nn.Module):
     def __call__(
         self, u: Array, carry: MambaCarry | None, context: Context
     ) -> tuple[Array, MambaCarry | None]:
-        _check_width(self, u)
+        _check(self, u, rank=self.rank)
         dense = partial(Dense, use_bias=False, dtype=self.dtype)
         inner, size = self._inner, self.state_size
         rank = math.ceil(self.width / 16) if self.rank is None else self.rank
@@ -128,8 +129,8 @@ class Mamba2(nn.Module):
     def __call__(
         self, u: Array, carry: MambaCarry | None, context: Context
     ) -> tuple[Array, MambaCarry | None]:
-        _check_width(self, u)
-        self._check()
+        _check(self, u, head_width=self.head_width, groups=self.groups)
+        self._check_heads()
         dense = partial(Dense, use_bias=False, dtype=self.dtype)
         inner, heads = self._inner, self._inner // self.head_width
         init = _scaled_uniform(1.0)
@@ -165,7 +166,7 @@ class Mamba2(nn.Module):
     def _convolved(self) -> int:
         return self._inner + 2 * self.groups * self.state_size
 
-    def _check(self) -> None:
+    def _check_heads(self) -> None:
         if self._inner % self.head_width:
             raise UsageError(
                 f"Mamba2: the inner width {self._inner} does not divide into heads of"
@@ -195,10 +196,19 @@ class _GatedNorm(nn.Module):
         return x.astype(compute_dtype(self.dtype))
 
 
-def _check_width(mixer: Mamba | Mamba2, u: Array) -> None:
+def _check(mixer: Mamba | Mamba2, u: Array, **sizes: int | None) -> None:
+    """Checks what both have, and `sizes` that only one has."""
+    name = type(mixer).__name__
+    require_sizes(
+        name,
+        state_size=mixer.state_size,
+        expansion=mixer.expansion,
+        convolution=mixer.convolution,
+        **sizes,
+    )
     if u.shape[-1] != mixer.width:
         raise UsageError(
-            f"{type(mixer).__name__}: width={mixer.width} but the input has {u.shape[-1]}; give"
+            f"{name}: width={mixer.width} but the input has {u.shape[-1]}; give"
             " the mixer the width of its model"
         )
 

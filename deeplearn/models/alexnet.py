@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.activation import kernel_initializer
+from deeplearn.layers.checks import require_dropout
 from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.pooling import max_pool
@@ -71,8 +72,7 @@ class AlexNet(nn.Module):
             raise UsageError(f"channels={self.channels} of AlexNet must be 5 numbers, 1 or more")
         if min((*self.hidden, self.outputs, self.window, self.stride)) < 1:
             raise UsageError("hidden, outputs, window and stride of AlexNet must be 1 or more")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout={self.dropout} of AlexNet must be in [0, 1)")
+        require_dropout("AlexNet", self.dropout)
         if x.ndim != 4:
             raise UsageError(f"AlexNet takes images (B, Y, X, C), not an input of shape {x.shape}")
         smallest = self.window + 14 * self.stride - 2 * min(2, self.window // 2)

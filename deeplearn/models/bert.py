@@ -14,6 +14,7 @@ from flax import linen as nn
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.layers.activation import activation
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.checks import require_dropout, require_sizes
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.embedding import Embedding
 from deeplearn.layers.feed_forward import FeedForward
@@ -133,9 +134,9 @@ class BERT(nn.Module):
         return self.embedding.embedding.T
 
     def _check(self) -> None:
-        for name in ("vocabulary", "width", "depth", "heads", "features"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"BERT: {name}={getattr(self, name)} must be 1 or more")
+        names = ("vocabulary", "width", "depth", "heads", "features", "max_length", "types")
+        require_sizes("BERT", **{name: getattr(self, name) for name in names})
+        require_dropout("BERT", self.dropout)
         if self.width % self.heads:
             raise UsageError(f"BERT: width={self.width} does not divide into heads={self.heads}")
 

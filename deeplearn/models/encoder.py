@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.layers.checks import require_dropout
 from deeplearn.layers.dense import Dense
 from deeplearn.models.sequence import SequenceModel
 from deeplearn.types import Array
@@ -47,6 +48,7 @@ class TextClassifier(nn.Module):
         if self.pooling not in POOLINGS:
             hint = did_you_mean(str(self.pooling), POOLINGS)
             raise UsageError(f"TextClassifier: pooling={self.pooling!r} is not known{hint}")
+        require_dropout("TextClassifier", self.dropout)
         pooled = self._pooled(x, (x > 0).astype(jnp.int32), train)
         pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
         return Dense(self.outputs, name="output")(pooled)
@@ -55,6 +57,11 @@ class TextClassifier(nn.Module):
         """One vector a row (B, D), from tokens that are not padding."""
         if self.pooling == "pooler":
             encoder: Any = self.encoder
+            if not hasattr(encoder, "pooled"):
+                raise UsageError(
+                    f"TextClassifier: pooling='pooler' of a {type(encoder).__name__}, which has"
+                    " none; choose one of: first, last, mean"
+                )
             return encoder.pooled(tokens, segments=segments, train=train)
         features = encode(self.encoder, tokens, segments, train)
         if self.pooling == "mean":

@@ -25,6 +25,7 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.checks import require_sizes
 from deeplearn.layers.cross_attention import CrossAttention, Memory
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.feed_forward import FeedForward
@@ -187,6 +188,7 @@ def transformer_encoder_decoder(
     dtype: str = "float32",
 ) -> EncoderDecoder:
     """A Transformer, `depth` layers a side; the defaults are the base size of Vaswani et al."""
+    require_sizes("transformer_encoder_decoder", width=width, depth=depth, heads=heads)
     if width % heads or (width // heads) % 2:
         raise UsageError(
             f"transformer_encoder_decoder: width={width} must be heads={heads} times an even number"
@@ -218,6 +220,7 @@ def lstm_encoder_decoder(
     dtype: str = "float32",
 ) -> EncoderDecoder:
     """LSTMs, `depth` layers a side, the encoder's in both directions; attention above the last."""
+    require_sizes("lstm_encoder_decoder", width=width, depth=depth, heads=heads)
     if width % 2 or width % heads:
         raise UsageError(
             f"lstm_encoder_decoder: width={width} must be even and divide into heads={heads}"

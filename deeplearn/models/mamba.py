@@ -11,10 +11,11 @@ their output kernels divided by √depth, those of a hybrid, which has feed-forw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.checks import require_sizes
 from deeplearn.layers.feed_forward import GatedFeedForward
 from deeplearn.layers.mamba import Mamba, Mamba2
 from deeplearn.models.sequence import Block, SequenceModel
@@ -78,9 +79,7 @@ PRESETS: dict[str, Sizes] = {
 
 def mamba(sizes: Sizes, dropout: float = 0.0, dtype: str = "float32") -> SequenceModel:
     """The language model of these sizes; `UsageError` where one of them is impossible."""
-    for name in ("vocabulary", "width", "depth", "state_size"):
-        if getattr(sizes, name) < 1:
-            raise UsageError(f"mamba: {name}={getattr(sizes, name)} must be 1 or more")
+    require_sizes("mamba", **asdict(sizes))
     pattern = (
         _hybrid(sizes, dropout, dtype)
         if isinstance(sizes, HybridSizes)

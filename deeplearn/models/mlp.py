@@ -25,6 +25,7 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.layers.activation import activation, kernel_initializer
+from deeplearn.layers.checks import require_dropout
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import normalization
 from deeplearn.types import Array
@@ -117,8 +118,7 @@ class MLP(nn.Module):
             raise UsageError(f"hidden={self.hidden} of MLP must hold widths of 1 or more")
         if self.outputs < 1:
             raise UsageError(f"outputs={self.outputs} of MLP must be 1 or more")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout={self.dropout} of MLP must be in [0, 1)")
+        require_dropout("MLP", self.dropout)
 
 
 def _scanned(layers: int) -> type[nn.Module]:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax import struct
 
 from deeplearn.errors import UsageError
+from deeplearn.layers.checks import require_dropout, require_sizes
 from deeplearn.layers.embedding import Embedding
 from deeplearn.layers.normalization import normalization
 from deeplearn.layers.precision import compute_dtype
@@ -246,11 +247,10 @@ class SequenceModel(nn.Module):
         return x, None if layers is None else tuple(after)
 
     def _check(self) -> None:
-        for name in ("vocabulary", "width", "repeats"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"{name}={getattr(self, name)} of a sequence model must be 1 or more"
-                )
+        require_sizes(
+            "a sequence model", vocabulary=self.vocabulary, width=self.width, repeats=self.repeats
+        )
+        require_dropout("a sequence model", self.dropout)
         if not self.pattern:
             raise UsageError("pattern=() of a sequence model must hold a block")
         if self.learned_positions and self.max_length is None:

@@ -34,6 +34,7 @@ from flax import linen as nn
 from deeplearn.errors import UsageError
 from deeplearn.layers.activation import kernel_initializer
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.checks import require_dropout
 from deeplearn.layers.conditioning import (
     class_vectors,
     fourier_features,
@@ -193,6 +194,7 @@ class UNet(nn.Module):
     def _check(self, shape: tuple[int, ...], label: Array | None) -> None:
         require_frequencies("UNet", "channels", self.channels)
         require_classes("UNet", self.classes, label)
+        require_dropout("UNet", self.dropout)
         levels = len(self.multipliers)
         if not levels or min(self.multipliers) < 1 or self.blocks < 1:
             raise UsageError(
