@@ -10,8 +10,8 @@ Luong et al. 2015 (arXiv:1508.04025), with the bidirectional encoder of Bahdanau
 all it knows of the source; no input feeding.
 
 Initializer: normal with deviation 0.02, divided by √(2·depth) for the kernels that write into the
-residual stream; of the LSTM that of `models/lstm.py`. Weight decay leaves out biases, scales and
-embeddings.
+residual stream; of the LSTM the recurrent layers are as in `models/lstm.py`, attention has
+deviation 1/√width, and embeddings have 0.02. Weight decay leaves out biases, scales and embeddings.
 """
 
 from __future__ import annotations
