@@ -33,7 +33,7 @@ from deeplearn.interop.family import shapes
 from deeplearn.interop.pretrained import FAMILIES, expressed, from_pretrained, save_pretrained
 from deeplearn.models.bert import BERT, MaskedLanguageModel
 from deeplearn.models.mamba import Mamba2Sizes, mamba
-from deeplearn.models.transformer import GPT2, preset, transformer
+from deeplearn.models.transformer import GPT2, Llama, preset, transformer
 
 
 @pytest.fixture(
@@ -273,6 +273,14 @@ _GPT2 = {
     "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
     "vocab_size": 50257,
 }
+
+
+def test_heads_of_a_width_of_their_own_need_not_divide_the_width(tmp_path):
+    model = transformer(Llama(13, 8, 1, heads=3, kv_heads=3, features=12, head_width=4))
+    save_pretrained(tmp_path, model, random_variables(model))
+    assert from_pretrained(tmp_path)[0] == model
+
+
 PUBLISHED = {
     "gpt2-medium": (
         preset("gpt2_medium"),

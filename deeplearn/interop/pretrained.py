@@ -57,10 +57,14 @@ def from_pretrained(directory: str | Path) -> tuple[nn.Module, Variables]:
         hint = did_you_mean(model_type, FAMILIES)
         raise DataError(f"{config.where}: model_type={model_type!r} is not known{hint}")
     family = FAMILIES[model_type]
-    model = family.model(config)
-    example = family.example(config)
-    config.finish()
-    tensors, leaves = family.tensors(model), shapes(model, example, family.method(model))
+    try:
+        model = family.model(config)
+        example = family.example(config)
+        config.finish()
+        leaves = shapes(model, example, family.method(model))
+    except UsageError as error:
+        raise DataError(f"{config.where}: {error}") from None
+    tensors = family.tensors(model)
     with Tensors(path) as source:
         names = _names(family, source, {tensor.name for tensor in tensors})
         held = {tensor.path for tensor in tensors if tensor.name in names}

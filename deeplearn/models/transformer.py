@@ -16,6 +16,7 @@ from typing import Any
 
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.layers.attention import Attention
+from deeplearn.layers.checks import require_sizes
 from deeplearn.layers.feed_forward import FeedForward, GatedFeedForward
 from deeplearn.layers.rotary import Scaling
 from deeplearn.models.sequence import Block, SequenceModel
@@ -78,10 +79,16 @@ Mistral 0.1 of 7.
 
 def transformer(sizes: GPT2 | Llama, dropout: float = 0.0, dtype: str = "float32") -> SequenceModel:
     """The decoder of these sizes."""
-    for name in ("vocabulary", "width", "depth", "heads"):
-        if getattr(sizes, name) < 1:
-            raise UsageError(f"transformer: {name}={getattr(sizes, name)} must be 1 or more")
-    if sizes.width % sizes.heads:
+    head_width = sizes.head_width if isinstance(sizes, Llama) else None
+    require_sizes(
+        "transformer",
+        vocabulary=sizes.vocabulary,
+        width=sizes.width,
+        depth=sizes.depth,
+        heads=sizes.heads,
+        head_width=head_width,
+    )
+    if head_width is None and sizes.width % sizes.heads:
         raise UsageError(
             f"transformer: width={sizes.width} does not divide into heads={sizes.heads}"
         )
