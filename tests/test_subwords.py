@@ -57,8 +57,29 @@ def test_a_vocabulary_learned_from_a_corpus_sees_its_training_split_only(learned
 
     corpus = Corpus()
     vocabulary = LearnedBPE(corpus, 280, SPECIALS)
-    assert vocabulary.digest == learned.digest and vocabulary.size == learned.size
+    assert vocabulary.digest == learned.digest
     assert vocabulary.tokenizer is LearnedBPE(corpus, 280, SPECIALS).tokenizer
+
+
+def test_the_special_tokens_of_a_learned_vocabulary_are_known_before_it_is_learned(learned):
+    vocabulary = LearnedBPE(None, 280, SPECIALS)  # without a corpus nothing can be learned
+    assert [vocabulary.special(name) for name in SPECIALS] == [0, 1, 2]
+    assert [learned.special(name) for name in SPECIALS] == [0, 1, 2]
+    assert vocabulary.size == 280
+    with pytest.raises(UsageError, match="no special token '<de>'"):
+        vocabulary.special("<de>")
+
+
+def test_numbers_without_a_subword_are_left_out():
+    class Corpus:
+        def texts(self, split: str) -> list[str]:
+            return TEXTS
+
+    vocabulary = LearnedBPE(Corpus(), 9999, SPECIALS)
+    assert vocabulary.tokenizer.get_vocab_size() < 9998
+    assert vocabulary.decode([*vocabulary.encode("to be"), 9998]) == "to be"
+    with pytest.raises(DataError, match="token 9999 at place 0"):
+        vocabulary.decode([9999])
 
 
 def test_vocabularies_hash_print_and_copy(learned):

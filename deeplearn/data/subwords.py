@@ -91,16 +91,29 @@ class BPE(_Subwords):
 
 @dataclass(frozen=True)
 class LearnedBPE(_Subwords):
-    """At most `size` subwords learned, when first used, from the training split of a corpus."""
+    """At most `size_limit` subwords, learned when first used from the training split of a corpus.
+
+    Where fewer are learned, the last numbers stand for no text: `decode` leaves them out.
+    """
 
     corpus: Corpus
     size_limit: int
     special_names: tuple[str, ...] = ()
 
     @property
+    def size(self) -> int:
+        """V, that of a model made for it, whose every token can be decoded."""
+        return self.size_limit
+
+    @property
     def specials(self) -> tuple[str, ...]:
         """The names of the special tokens; nothing is learned to know them."""
         return self.special_names
+
+    def special(self, name: str) -> int:
+        """The token of a special name; they stand first, so that nothing is learned for it."""
+        check_special(name, self.special_names)
+        return self.special_names.index(name)
 
     @property
     def tokenizer(self) -> Tokenizer:
