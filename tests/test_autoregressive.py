@@ -145,9 +145,9 @@ def test_a_high_penalty_repeats_nothing_of_the_prompt_or_the_text():
 def test_prompts_and_counts_of_similar_length_share_a_program():
     module = model(Block(Attention(2, 8)))
     variables = jax.jit(module.init)(KEY, jnp.zeros((1, 4), jnp.int32))
-    sampler = Sampler(10, temperature=0.7)
     before = autoregressive._decode._cache_size(), autoregressive._begin._cache_size()
-    for prompt in ((1, 2, 3), (4,), tuple(range(20))):
+    for prompt, count in (((1, 2, 3), 10), ((4,), 9), (tuple(range(20)), 12)):
+        sampler = Sampler(count, temperature=0.7)
         list(stream(model(Block(Attention(2, 8))), variables, (prompt,), sampler, KEY, chunk=4))
     after = autoregressive._decode._cache_size(), autoregressive._begin._cache_size()
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]

@@ -10,6 +10,7 @@ row says depends neither on its neighbours nor on the chunks.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -170,8 +171,10 @@ def stream(
 def _chunks(
     model: SequenceModel, variables: Variables, state: State, sampler: Sampler, chunk: int
 ) -> Iterator[np.ndarray]:
+    # The loop never reads the count, which would make a program of each.
+    alike = dataclasses.replace(sampler, count=chunk)
     for start in range(0, sampler.count, chunk):
-        tokens, state = _decode(model, variables, state, sampler, chunk)
+        tokens, state = _decode(model, variables, state, alike, chunk)
         yield np.asarray(tokens)[:, : sampler.count - start]
         if state.done.all():
             return
