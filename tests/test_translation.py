@@ -220,6 +220,11 @@ def test_bad_fields_are_refused():
         Translation(TASK.model, tile=0)
     with pytest.raises(UsageError, match="smoothing = 1"):
         Translation(TASK.model, smoothing=1.0)
+    words = TASK.model.vocabulary
+    with pytest.raises(UsageError, match=rf"begin = {words} is outside the vocabulary \[0, "):
+        Translation(TASK.model, begin=words)
+    with pytest.raises(UsageError, match="end = -1 is outside the vocabulary"):
+        Translation(TASK.model, end=-1)
 
 
 def test_the_tiled_loss_equals_the_plain_one(key):

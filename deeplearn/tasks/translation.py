@@ -45,6 +45,13 @@ class Translation:
         require_tile("Translation", self.tile)
         if not 0 <= self.smoothing < 1:
             raise UsageError(f"task Translation: smoothing = {self.smoothing} is outside [0, 1)")
+        vocabulary = self.model.vocabulary
+        for name in ("begin", "end"):
+            if not 0 <= getattr(self, name) < vocabulary:
+                raise UsageError(
+                    f"task Translation: {name} = {getattr(self, name)} is outside the vocabulary"
+                    f" [0, {vocabulary - 1}] of the model"
+                )
 
     def init(self, rng: Array, batch: Batch) -> Variables:
         """Fresh variables; `batch` gives shapes only."""
