@@ -151,7 +151,8 @@ def translations(run: Run, split: str = "test", beams: int = 4) -> list[str]:
     longest = pairs.lengths[1]
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
-        width = -(-int(lengths[rows[-1]]) // BUCKET) * BUCKET
+        # Rounded up so that batches share a program, but never beyond what the model has read.
+        width = min(-(-int(lengths[rows[-1]]) // BUCKET) * BUCKET, pairs.lengths[0])
         # A last batch that is too small repeats its rows: its program is there already.
         batch = padded([sources[row] for row in np.resize(rows, size)], width)
         count = min(2 * width, longest)
