@@ -16,7 +16,7 @@ from deeplearn.interop import stablehlo
 from deeplearn.interop.native import load_variables, save_variables
 from deeplearn.interop.pretrained import from_pretrained, save_pretrained
 from deeplearn.interop.stablehlo import export_stablehlo, load_stablehlo
-from deeplearn.models.bert import BERT
+from deeplearn.models.bert import BERT, MaskedLanguageModel
 from deeplearn.models.dcgan import DCGANDiscriminator
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.models.lstm import lstm
@@ -28,11 +28,13 @@ from deeplearn.models.transformer import GPT2, Llama, transformer
 from experiments import launch
 
 LLAMA = transformer(Llama(13, 8, 2, heads=4, kv_heads=2, features=12, max_length=16))
+ENCODER = BERT(13, 8, depth=1, heads=2, features=12, max_length=6)
 MODELS = {
     "lstm": lstm(13, 8, 2),
     "mingru": mingru(13, 8, 2),
     "rnn": rnn(13, 8, 2),
-    "bert": BERT(13, 8, depth=1, heads=2, features=12, max_length=6),
+    "bert": ENCODER,
+    "bert masked": MaskedLanguageModel(ENCODER),
     "dcgan": DCGANDiscriminator(channels=(4, 6)),
     "gpt2": transformer(GPT2(13, 8, 1, heads=2, max_length=6)),
     "llama": LLAMA,
@@ -79,11 +81,24 @@ def test_stablehlo_computes_the_model_for_any_batch(name, tmp_path):
     rng = np.random.default_rng(0)
     for batch in (1, 3):
         shape = (batch, *example(model).shape[1:])
-        x = rng.integers(0, 13, shape).astype(example(model).dtype)
+        x = rng.integers(1, 13, shape).astype(example(model).dtype)
         wanted = jax.jit(model.apply)(variables, x)
         wanted = wanted[0] if isinstance(wanted, tuple) else wanted
         assert loaded(x).shape == wanted.shape
         np.testing.assert_allclose(loaded(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "bert masked"])
+def test_stablehlo_of_an_encoder_of_text_passes_over_padding(name, tmp_path):
+    model = MODELS[name]
+    variables = initialized(model)
+    path = tmp_path / "model.stablehlo"
+    path.write_bytes(export_stablehlo(model, variables, example(model)))
+    x = np.array([[3, 5, 7, 0, 0]], np.int32)
+    wanted = jax.jit(model.apply)(variables, x, segments=(x > 0).astype(np.int32))
+    np.testing.assert_allclose(load_stablehlo(path)(x), wanted, rtol=1e-5, atol=1e-5)
+    alone = jax.jit(model.apply)(variables, x[:, :3])
+    np.testing.assert_allclose(load_stablehlo(path)(x)[:, :3], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_no_stablehlo_and_what_is_too_large_for_it_are_named(tmp_path, monkeypatch):

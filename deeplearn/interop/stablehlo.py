@@ -6,11 +6,13 @@ NVIDIA GPU or a TPU, for any number of examples.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.errors import DataError, UsageError
@@ -25,8 +27,9 @@ LIMIT_BYTES = 2**31 - 2**24
 def export_stablehlo(model: nn.Module, variables: Variables, example: Any) -> bytes:
     """The model's output for inputs like `example` (B, …), at any B, in evaluation mode.
 
-    Of a sequence model the output is its logits. Raises `UsageError` for a model too large for one
-    file.
+    Of a sequence model the output is its logits. To an encoder of text such as BERT token 0 is
+    padding, as in its training: T is fixed in the file, so fill up shorter texts with it. Raises
+    `UsageError` for a model too large for one file.
     """
     from jax import export
 
@@ -39,8 +42,13 @@ def export_stablehlo(model: nn.Module, variables: Variables, example: Any) -> by
     (batch,) = export.symbolic_shape("batch")
     shape: Any = (batch, *example.shape[1:])
 
+    call = inspect.signature(type(model).__call__).parameters
+    # A model with a carry reads from left to right: what is filled up changes nothing before it.
+    padded = "segments" in call and "carry" not in call
+
     def function(x: Array) -> Any:
-        output = model.apply(variables, x)
+        more: dict[str, Any] = {"segments": (x > 0).astype(jnp.int32)} if padded else {}
+        output = model.apply(variables, x, **more)
         return output[0] if isinstance(output, tuple) else output
 
     with plain_attention():
