@@ -43,7 +43,7 @@ from deeplearn.generative_metrics import (
 from deeplearn.report.receipt import cpu, devices, state_sha256, versions, write_json
 from deeplearn.sampling.images import Request, interval_of
 from deeplearn.step import evaluation_variables
-from deeplearn.tasks.denoising import SAMPLER, STEPS
+from deeplearn.tasks.denoising import SAMPLER
 from deeplearn.train import Run, load
 from deeplearn.types import Variables
 
@@ -66,7 +66,8 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     origin = code()
     diffusion = hasattr(run.experiment.task, "path")
     if diffusion:
-        chosen = {"sampler": request.sampler or SAMPLER, "steps": request.steps or STEPS}
+        steps = request.steps or run.experiment.task.steps
+        chosen = {"sampler": request.sampler or SAMPLER, "steps": steps}
         request = dataclasses.replace(request, **chosen)
     images = Images(run, request.count)
     variables = evaluation_variables(run.state)

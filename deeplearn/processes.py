@@ -13,6 +13,7 @@ A process says what a noise level means. Levels grow with the noise, and level 0
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,12 @@ from jax.typing import ArrayLike
 
 from deeplearn.errors import UsageError
 from deeplearn.types import Array
+
+MOST_SIGNAL = 0.01
+"""The largest `terminal_snr`: sampling starts from noise alone, as if there were none.
+
+That of DDPM's 1000 steps is 4e-5, and 0.6 of the first 100 of them.
+"""
 
 
 class Process(Protocol):
@@ -36,6 +43,11 @@ class Process(Protocol):
     @property
     def noisiest(self) -> float:
         """The level at which sampling starts."""
+        ...
+
+    @property
+    def terminal_snr(self) -> float:
+        """The signal-to-noise ratio there, (α·data_scale/σ)²; known ahead of any computation."""
         ...
 
     def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
@@ -57,10 +69,26 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class _Discrete:
-    """α² = Π (1 − β) over the steps so far, σ² = 1 − α²; log α² is linear between steps."""
+    """α² = Π (1 − β) over the steps so far, σ² = 1 − α²; log α² is linear between steps.
+
+    Raises `UsageError` where a β is outside (0, 1), and where they leave too much of the data.
+    """
 
     steps: int = 1000
     data_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        where = f"process {type(self).__name__}"
+        if self.steps < 1:
+            raise UsageError(f"{where}: steps={self.steps} must be 1 or more")
+        _require_scale(self)
+        betas = self.betas()
+        if not ((betas > 0) & (betas < 1)).all():
+            raise UsageError(
+                f"{where}: its β go from {betas.min():.3g} to {betas.max():.3g}, and must be in"
+                " (0, 1); mend the fields of its schedule"
+            )
+        _require_little_signal(self, "raise last_beta, or take more steps")
 
     def betas(self) -> np.ndarray:
         """β of the steps 1 … `steps`, float64."""
@@ -73,6 +101,11 @@ class _Discrete:
     @property
     def noisiest(self) -> float:
         return float(self.steps)
+
+    @property
+    def terminal_snr(self) -> float:
+        log = float(self._log_alpha_squared[-1])
+        return self.data_scale**2 * math.exp(log) / -math.expm1(log)
 
     def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
         table = jnp.asarray(self._log_alpha_squared)
@@ -128,7 +161,8 @@ class VarianceExploding:
     With prediction "v" this is EDM, preconditioning and weighting included: the network reads
     c_in·x and c_noise = ¼·ln σ, its output is −F, and the plain squared error of F has the weight
     λ(σ) = 1 / c_out² on x0 (Karras et al. 2022, table 1). Levels stay within [`sigma_min`,
-    `sigma_max`], beyond which the distribution has 2 draws in 10⁵.
+    `sigma_max`], beyond which the distribution has 2 draws in 10⁵. Raises `UsageError` for numbers
+    that are no such levels, and where `sigma_max` leaves too much of the data.
     """
 
     sigma_min: float = 0.002
@@ -137,9 +171,28 @@ class VarianceExploding:
     log_mean: float = -1.2
     log_std: float = 1.2
 
+    def __post_init__(self) -> None:
+        where = "process VarianceExploding"
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise UsageError(
+                f"{where}: sigma_min={self.sigma_min} and sigma_max={self.sigma_max} must be"
+                " finite and above 0, the second larger"
+            )
+        if not (math.isfinite(self.log_mean) and 0 < self.log_std < math.inf):
+            raise UsageError(
+                f"{where}: log_mean={self.log_mean} and log_std={self.log_std} must be finite, and"
+                " the second above 0"
+            )
+        _require_scale(self)
+        _require_little_signal(self, "raise sigma_max")
+
     @property
     def noisiest(self) -> float:
         return self.sigma_max
+
+    @property
+    def terminal_snr(self) -> float:
+        return (self.data_scale / self.sigma_max) ** 2
 
     def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
         sigma = jnp.asarray(level, float)
@@ -166,9 +219,16 @@ class RectifiedFlow:
 
     data_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require_scale(self)
+
     @property
     def noisiest(self) -> float:
         return 1.0
+
+    @property
+    def terminal_snr(self) -> float:
+        return 0.0
 
     def alpha_sigma(self, level: ArrayLike) -> tuple[Array, Array]:
         time = jnp.asarray(level, float)
@@ -183,6 +243,24 @@ class RectifiedFlow:
     def grid(self, steps: int) -> np.ndarray:
         """Evenly spaced."""
         return uniform_levels(1.0, 0.0, steps)
+
+
+def _require_scale(process: Process) -> None:
+    if not 0 < process.data_scale < math.inf:
+        raise UsageError(
+            f"process {type(process).__name__}: data_scale={process.data_scale} must be finite and"
+            " above 0, the standard deviation of the data"
+        )
+
+
+def _require_little_signal(process: Process, advice: str) -> None:
+    """Raises `UsageError` where what sampling starts from is far from noise alone."""
+    if not process.terminal_snr <= MOST_SIGNAL:
+        raise UsageError(
+            f"process {type(process).__name__}: the signal-to-noise ratio at its noisiest level,"
+            f" {process.noisiest:g}, is {process.terminal_snr:.2g}, and samples start from noise"
+            f" alone; {advice}, until it is {MOST_SIGNAL} or less"
+        )
 
 
 def uniform_levels(first: float, last: float, steps: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from processes import PROCESSES, every_process
 from deeplearn.errors import DataError, UsageError
 from deeplearn.models.denoiser import MLPDenoiser
 from deeplearn.predictions import PREDICTIONS, convert, total_scale
-from deeplearn.processes import RectifiedFlow, VarianceExploding
+from deeplearn.processes import DDPM, RectifiedFlow, VarianceExploding
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.denoising import WEIGHTINGS, Denoising, _fingerprint
 from deeplearn.tasks.task import Generative, Task
@@ -226,6 +226,20 @@ def test_samples_are_a_function_of_key_and_label(key, name):
     np.testing.assert_allclose(both[1::2], draw(key, labels=(2,))[1::2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+@pytest.mark.parametrize(
+    ("process", "steps"), [(DDPM(), 20), (DDPM(steps=8, last_beta=0.95), 8)], ids=["long", "short"]
+)
+def test_ddpm_is_sampled_in_no_more_steps_than_it_has(key, process, steps, prediction):
+    task = small("ddpm", prediction=prediction, label_dropout=0.1)
+    task = dataclasses.replace(task, process=process)
+    variables = variables_of(task, key)
+    loss, _ = task.loss(variables, batch(), key)
+    x = task.sample(variables, key, Request(5, shape=(2,)))
+    assert task.steps == steps and x.shape == (5, 2)
+    assert jnp.isfinite(loss) and jnp.isfinite(x).all()
+
+
 def test_guidance_goes_beyond_the_class_and_weight_0_is_the_model_without(key):
     task = small(label_dropout=0.1)
     variables = variables_of(task, key)
@@ -285,7 +299,11 @@ def test_what_the_model_has_not_learned_is_refused(key, request_of, dropout, mes
         ({"prediction": "eps"}, "task Denoising: unknown prediction 'eps'"),
         ({"weighting": "snr"}, "task Denoising: unknown weighting 'snr'; did you mean 'min_snr'"),
         ({"label_dropout": 1.0}, "label_dropout = 1.0 must be in"),
-        ({"prediction": "noise"}, "prediction = noise says nothing of x0"),
+        ({"prediction": "noise"}, "by RectifiedFlow begins, at a signal-to-noise ratio of 0;"),
+        (
+            {"prediction": "noise", "name": "cosine"},
+            "next to nothing of x0 .* by Cosine .* 2.4e-09",
+        ),
     ],
 )
 def test_a_task_that_cannot_work_is_refused_in_one_line(fields, message):

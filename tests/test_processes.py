@@ -87,3 +87,38 @@ def test_numbers_of_steps_that_cannot_be_are_refused():
         RectifiedFlow().grid(0)
     with pytest.raises(UsageError, match="2000 sampling steps, but it has 1000"):
         DDPM().grid(2000)
+
+
+@every_process
+def test_the_terminal_ratio_is_that_of_the_noisiest_level(name):
+    process = PROCESSES[name]
+    alpha, sigma = process.alpha_sigma(process.noisiest)
+    expected = (float(alpha) * process.data_scale / float(sigma)) ** 2
+    assert process.terminal_snr == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("process", "fields", "message"),
+    [
+        (DDPM, {"steps": 0}, "process DDPM: steps=0 must be 1 or more"),
+        (DDPM, {"last_beta": 1.0}, "its β go from 0.0001 to 1, and must be in"),
+        (Cosine, {"offset": -0.5}, "process Cosine: its β go from"),
+        (DDPM, {"steps": 100}, "noisiest level, 100, is 0.57, .* raise last_beta"),
+        (DDPM, {"data_scale": 0.0}, "data_scale=0.0 must be finite and above 0"),
+        (RectifiedFlow, {"data_scale": np.nan}, "data_scale=nan must be finite and above 0"),
+        (VarianceExploding, {"sigma_min": 0.0}, "sigma_min=0.0 and sigma_max=80.0 must be"),
+        (VarianceExploding, {"sigma_min": 90.0}, "sigma_min=90.0 and sigma_max=80.0 must be"),
+        (VarianceExploding, {"sigma_max": np.inf}, "must be finite"),
+        (VarianceExploding, {"sigma_max": 1.0}, "is 0.25, .* raise sigma_max, until it is 0.01"),
+        (VarianceExploding, {"log_std": 0.0}, "log_std=0.0 must be finite"),
+    ],
+)
+def test_a_process_that_cannot_be_sampled_is_refused_in_one_line(process, fields, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        process(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_short_processes_are_possible():
+    assert DDPM(steps=100, last_beta=0.2).terminal_snr < 1e-4
+    assert Cosine(steps=1).terminal_snr < 0.01

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.losses import squared_error
 from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
-from deeplearn.processes import Process, RectifiedFlow, coefficients
+from deeplearn.processes import Process, coefficients
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
 from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
@@ -35,8 +35,11 @@ SMALLEST = 1e-6
 NO_LABEL = -1
 """The label of an example whose class is not told; its one-hot vector is 0."""
 
+LEAST_SIGNAL = 1e-6
+"""The least `terminal_snr` for "noise": there its error stands in x0 times a thousand."""
+
 SAMPLER, STEPS = "dpm_solver_2m", 20
-"""How samples are drawn where the request does not say."""
+"""How samples are drawn where the request does not say; a process of fewer steps takes its own."""
 
 WEIGHTINGS: Mapping[str, Callable[[Array, Array], Array]] = {
     "uniform": lambda gain, snr: jnp.ones_like(gain),
@@ -73,10 +76,11 @@ class Denoising:
         if self.weighting not in WEIGHTINGS:
             hint = did_you_mean(self.weighting, WEIGHTINGS)
             raise UsageError(f"task Denoising: unknown weighting '{self.weighting}'{hint}")
-        if self.prediction == "noise" and isinstance(self.process, RectifiedFlow):
+        if self.prediction == "noise" and self.process.terminal_snr < LEAST_SIGNAL:
             raise UsageError(
-                "task Denoising: prediction = noise says nothing of x0 where sampling by a"
-                " RectifiedFlow begins, at noise alone; choose velocity, v or x0"
+                "task Denoising: prediction = noise says next to nothing of x0 where sampling by"
+                f" {type(self.process).__name__} begins, at a signal-to-noise ratio of"
+                f" {self.process.terminal_snr:.2g}; choose v or x0"
             )
         if not 0 <= self.label_dropout < 1:
             raise UsageError(
@@ -131,6 +135,11 @@ class Denoising:
         """How many classes can be asked for: the field `classes` of the model; 0 without one."""
         return getattr(self.model, "classes", None) or 0
 
+    @property
+    def steps(self) -> int:
+        """How many steps are sampled by where the request does not say."""
+        return min(STEPS, getattr(self.process, "steps", STEPS))
+
     def denoiser(self, variables: Variables, label: ArrayLike | None = None) -> Denoise:
         """The model as a function x_t (B, …), level () → x0 (B, …).
 
@@ -166,7 +175,7 @@ class Denoising:
         return self._drawn(variables, latents, request, rng, path=True)
 
     def sample(self, variables: Variables, rng: Array, request: Request) -> Array:
-        """`draw` of fresh latents; by DPM-Solver++(2M) in 20 steps where nothing else is asked."""
+        """`draw` of fresh latents; by DPM-Solver++(2M) in `steps` where nothing else is asked."""
         latents_rng, step_rng = jax.random.split(rng)
         return self.draw(variables, self.latents(latents_rng, request), request, step_rng)
 
@@ -174,7 +183,7 @@ class Denoising:
         self, variables: Variables, latents: Array, request: Request, rng: Array, path: bool
     ) -> Array:
         self._require_possible(request)
-        sampler, steps = request.sampler or SAMPLER, request.steps or STEPS
+        sampler, steps = request.sampler or SAMPLER, request.steps or self.steps
         labels = request.class_of()
         guidance = request.guidance, request.guidance_interval
         return _draw(self, sampler, steps, *guidance, path, variables, latents, labels, rng)
