@@ -245,6 +245,25 @@ def test_evaluation_is_a_function_of_the_variables(batch, key):
         np.testing.assert_allclose(mean.value, two[name].value, rtol=1e-5)
 
 
+def test_evaluation_depends_on_neither_order_nor_size_nor_padding_of_batches(batch, key):
+    task = game(objective="relativistic")
+    variables = start(task, key, batch)
+    evaluate = jax.jit(task.evaluate)
+    whole = evaluate(variables, batch)
+    padding = {name: jnp.concatenate([field[::-1], field]) for name, field in batch.items()}
+    padding["mask"] = jnp.repeat(jnp.asarray([1.0, 0.0]), ROWS)
+    turned = evaluate(variables, padding)
+    rows = [
+        evaluate(variables, {name: field[i : i + 1] for name, field in batch.items()})
+        for i in range(ROWS)
+    ]
+    for name, mean in whole.items():
+        for total in (turned[name].total, sum(row[name].total for row in rows)):
+            np.testing.assert_allclose(total, mean.total, rtol=1e-5, atol=1e-6)
+    # Each image has a z of its own.
+    assert len({float(row["fake_logit"].value) for row in rows}) == ROWS
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -27,6 +27,7 @@ from deeplearn.adversarial_losses import LOSSES, gradient_penalty
 from deeplearn.errors import UsageError, did_you_mean
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import require_fields, require_finite, require_labels
+from deeplearn.tasks.example_keys import example_keys, fingerprint
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.tasks.player import DISCRIMINATOR, GENERATOR, joined, player
 from deeplearn.tasks.player_failure import broken_player, collapsed_player
@@ -138,11 +139,13 @@ class Adversarial:
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """Both losses without penalties, their sum `loss`, and the mean logits.
 
-        The same z in every call, so that two states compare.
+        The z of an image comes from its bits, so that two states compare, and so do evaluations in
+        another order, batch size and padding.
         """
         batch = cleared(batch)
         real, labels, mask = batch["x"], self._labels(batch), batch.get("mask")
-        z = self._latents(jax.random.key(0), len(real))
+        keys = example_keys(fingerprint(real))
+        z = jax.vmap(lambda key: jax.random.normal(key, (self.latent,), jnp.float32))(keys)
         fake = self.generate(variables, z, *labels)
         self._require_image(fake, real)
         discriminator = player(variables, DISCRIMINATOR)

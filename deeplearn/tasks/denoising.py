@@ -26,6 +26,7 @@ from deeplearn.sampling.diffusion import SAMPLERS, Denoise
 from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.checks import require_fields, require_finite, require_labels
+from deeplearn.tasks.example_keys import example_keys, fingerprint
 from deeplearn.tasks.forward import apply_evaluation, apply_training, cleared, initialize
 from deeplearn.types import Array, Aux, Batch, Mean, Variables
 
@@ -117,14 +118,13 @@ class Denoising:
         and padding, and of another model.
         """
         batch = cleared(batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), _fingerprint(batch["x"]))
 
         def draw(key: Array) -> tuple[Array, Array]:
             level_key, noise_key = jax.random.split(key)
             uniform = jax.random.uniform(level_key, minval=SMALLEST)
             return uniform, jax.random.normal(noise_key, batch["x"].shape[1:])
 
-        uniform, noise = jax.vmap(draw)(keys)
+        uniform, noise = jax.vmap(draw)(example_keys(fingerprint(batch["x"])))
         level = self.process.draw(uniform)
         inputs, x = self._inputs(batch["x"], noise, level)
         prediction = apply_evaluation(self.model, variables, *inputs, *self._labels(batch))
@@ -242,15 +242,6 @@ class Denoising:
             "loss": Mean.of(weight.reshape(-1) * error, mask),
             "x0_error": Mean.of(gain.reshape(-1) * error, mask),
         }
-
-
-def _fingerprint(x: Array) -> Array:
-    """32 bits (B,) of the content of each example (B, …); sums of integers have no order."""
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(len(x), -1)
-    # Odd multipliers, so that no bit is lost, and no two places are exchangeable.
-    odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
-    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x9E3779B1) * odd[None]
-    return (mixed ^ (mixed >> 13)).sum(1, dtype=jnp.uint32)
 
 
 @functools.partial(

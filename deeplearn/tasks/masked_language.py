@@ -21,11 +21,9 @@ from flax import linen as nn
 
 from deeplearn.errors import UsageError
 from deeplearn.tasks.checks import require_fields, require_tokens
+from deeplearn.tasks.example_keys import example_keys, token_fingerprint
 from deeplearn.tasks.forward import cleared, require_tile, token_losses, token_weights
 from deeplearn.types import Array, Aux, Batch, ExponentialMean, Mean, Variables
-
-_ODD = 2654435761
-"""Powers of an odd number never become 0 modulo 2³²."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class MaskedLanguage:
         The choice of a row is fixed.
         """
         batch = cleared(batch)
-        rows = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), _digest(batch["tokens"]))
+        rows = example_keys(token_fingerprint(batch["tokens"]))
         means = self._means(variables, batch, rows, None)
         loss = means["loss"]
         return {**means, "perplexity": ExponentialMean(loss.total, loss.weight)}
@@ -111,11 +109,3 @@ class MaskedLanguage:
         weight = token_weights(chosen, batch)
         means = {"loss": Mean.of(losses, weight)}
         return means if hits is None else {**means, "accuracy": Mean.of(hits, weight)}
-
-
-def _digest(tokens: Array) -> Array:
-    """A number (B,) of the content of each row of tokens (B, T); padding with 0 adds nothing."""
-    powers = jnp.cumprod(jnp.full(tokens.shape[1:], _ODD, jnp.uint32))
-    return (tokens.astype(jnp.uint32) * jnp.broadcast_to(powers[None], tokens.shape)).sum(
-        1, dtype=jnp.uint32
-    )
