@@ -278,6 +278,15 @@ def test_bad_fields_are_refused(fields, text):
         Adversarial(MLPGenerator(), MLPDiscriminator(), **fields)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_players_of_other_classes_are_refused(classes, batch, key):
+    players = MLPGenerator((8,), classes=3), MLPDiscriminator((8,), classes=classes)
+    task = Adversarial(*players, conditional=True)
+    message = f"the generator has classes = 3 and the discriminator {classes}; set"
+    with pytest.raises(UsageError, match=message):
+        task.init(key, batch)
+
+
 def test_images_of_another_shape_are_refused(batch, key):
     task = dataclasses.replace(game(), generator=MLPGenerator((8,), outputs=3))
     variables = start(task, key, batch)

@@ -73,6 +73,7 @@ class Adversarial:
 
     def init(self, rng: Array, batch: Batch) -> Variables:
         """Fresh variables of both players; `batch` gives shapes only."""
+        self._require_same_classes()
         generator_rng, discriminator_rng = jax.random.split(rng)
         image, labels = batch["x"], self._labels(batch)
         z = jnp.zeros((len(image), self.latent), jnp.float32)
@@ -239,6 +240,15 @@ class Adversarial:
                 f"task Adversarial: {penalized[0]} = {getattr(self, penalized[0])} penalizes the"
                 " gradient of each image, and the discriminator has BatchNorm, which mixes images;"
                 f" take a discriminator without BatchNorm or set task.{penalized[0]}=0"
+            )
+
+    def _require_same_classes(self) -> None:
+        """Not among the fields' checks: the two numbers are changed one after the other."""
+        other = getattr(self.discriminator, "classes", None)
+        if self.conditional and other is not None and other != self.classes:
+            raise UsageError(
+                f"task Adversarial: the generator has classes = {self.classes} and the"
+                f" discriminator {other}; set the field `classes` of both to the number of labels"
             )
 
     def _require_possible(self, request: Request) -> None:
