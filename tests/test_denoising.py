@@ -313,6 +313,7 @@ def test_a_task_that_cannot_work_is_refused_in_one_line(fields, message):
         ({"label": LABEL - 1}, "'label' in row 0 .* is -1"),
         ({"label": LABEL + 1}, "'label' in row .*: it is outside"),
         ({"x": None}, "no field 'x'"),
+        ({"label": None}, "no field 'label', .* classes = 3 to learn; .* set task.model.classes=0"),
     ],
 )
 def test_bad_batches_are_refused(fields, message):

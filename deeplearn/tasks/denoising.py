@@ -18,10 +18,10 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from deeplearn.errors import UsageError, did_you_mean
+from deeplearn.errors import DataError, UsageError, did_you_mean
 from deeplearn.losses import squared_error
 from deeplearn.predictions import prediction_of, require_prediction, total_scale, x0_of
-from deeplearn.processes import Process, coefficients
+from deeplearn.processes import Process, coefficients, diffuse
 from deeplearn.sampling.diffusion import SAMPLERS, Denoise
 from deeplearn.sampling.guidance import guided, noise_between
 from deeplearn.sampling.images import Request
@@ -204,8 +204,13 @@ class Denoising:
             raise UsageError(f"{where}, which guidance={request.guidance} needs; leave it at 1")
 
     def check(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Raises `DataError` for data that are not finite or labels that are no class."""
+        """Raises `DataError` for data that are not finite, and for labels missing or no class."""
         require_fields(batch, "x")
+        if self.classes and "label" not in batch:
+            raise DataError(
+                f"the batch has no field 'label', and the model of task Denoising has classes ="
+                f" {self.classes} to learn; give the data labels, or set task.model.classes=0"
+            )
         require_finite(batch, "x")
         if self._told(batch):
             require_labels(batch, self.classes)
@@ -220,8 +225,8 @@ class Denoising:
 
     def _inputs(self, x0: Array, noise: Array, level: Array) -> tuple[tuple[Array, Array], Array]:
         """What the model reads, scaled x_t and conditioning (B,), and x_t itself."""
+        x = diffuse(self.process, x0, noise, level)
         alpha, sigma = coefficients(self.process, level, x0)
-        x = alpha * x0 + sigma * noise
         scaled = x / total_scale(alpha, sigma, self.process.data_scale)
         return (scaled, self.process.conditioning(level)), x
 
