@@ -170,6 +170,23 @@ def test_upsampling_doubles_pixels(key):
     np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (DCGANGenerator(channels=()), (LATENT,), r"channels=\(\) of DCGANGenerator must"),
+        (DCGANDiscriminator(channels=(4, 0)), (8, 8, 1), r"\(4, 0\) of DCGANDiscriminator must"),
+        (R3GANGenerator(channels=()), (LATENT,), r"channels=\(\) of R3GANGenerator must"),
+        (R3GANDiscriminator(channels=()), (8, 8, 1), r"channels=\(\) of R3GANDiscriminator must"),
+        (R3GANGenerator(blocks=-1), (LATENT,), "blocks=-1 of R3GANGenerator must be 1 or more"),
+        (R3GANDiscriminator(blocks=0), (8, 8, 1), "blocks=0 of R3GANDiscriminator must be 1"),
+    ],
+)
+def test_networks_of_nothing_are_refused_in_one_line(model, shape, message, key):
+    with pytest.raises(UsageError, match=message) as caught:
+        model.init(key, jnp.zeros((1, *shape)))
+    assert "\n" not in str(caught.value)
+
+
 def test_what_cannot_work_is_refused(key):
     z, x = jnp.zeros((1, LATENT)), jnp.zeros((1, 8, 8, 1))
     with pytest.raises(UsageError, match="multiples of 4"):

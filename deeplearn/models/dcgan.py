@@ -30,7 +30,7 @@ from deeplearn.layers.dense import Dense
 from deeplearn.layers.normalization import BatchNorm
 from deeplearn.layers.spectral_norm import SpectralConv
 from deeplearn.layers.upsampled_convolution import UpsampledConv
-from deeplearn.models.gan import Projection, coarsest, with_label
+from deeplearn.models.gan import Projection, coarsest, require_stages, with_label
 from deeplearn.types import Array
 
 _KERNEL = nn.initializers.normal(0.02)
@@ -45,7 +45,7 @@ class DCGANGenerator(nn.Module):
 
     `channels` are those of the dense layer's image and of every stage but the last, which has
     those of the image: one upsampling each. Raises `UsageError` where `image` cannot be halved so
-    often.
+    often, and for numbers below 1.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -56,6 +56,7 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None, *, train: bool = False) -> Array:
+        require_stages(self, self.channels)
         height, width = coarsest(self.image, len(self.channels))
         x = with_label(z, label, self.classes)
         # Without a bias: the BatchNorm behind it has one.
@@ -81,7 +82,7 @@ class DCGANDiscriminator(nn.Module):
     """Images (B, Y, X, C) → logits (B,) float32.
 
     One convolution of stride 2 for each of `channels`. `normalization` is "batch", "spectral" or
-    None; raises `UsageError` for another.
+    None; raises `UsageError` for another, and for numbers of channels below 1.
     """
 
     channels: tuple[int, ...] = (64, 128)
@@ -92,6 +93,7 @@ class DCGANDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, label: Array | None = None, *, train: bool = False) -> Array:
+        require_stages(self, self.channels)
         if self.normalization not in ("batch", "spectral", None):
             raise UsageError(
                 f"normalization={self.normalization!r} of DCGANDiscriminator is not known; choose"

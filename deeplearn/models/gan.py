@@ -97,6 +97,15 @@ class Projection(nn.Module):
         return logit + (chosen * h.astype(jnp.float32)).sum(-1)
 
 
+def require_stages(model: nn.Module, channels: tuple[int, ...], blocks: int = 1) -> None:
+    """Raises `UsageError` unless there are `channels`, and they and `blocks` are 1 or more."""
+    where = f"of {type(model).__name__} must"
+    if not channels or min(channels) < 1:
+        raise UsageError(f"channels={channels} {where} hold numbers of 1 or more, one a stage")
+    if blocks < 1:
+        raise UsageError(f"blocks={blocks} {where} be 1 or more")
+
+
 def coarsest(image: tuple[int, int, int], stages: int) -> tuple[int, int]:
     """Height and width of an image (Y, X, C) halved `stages` times.
 

@@ -10,12 +10,13 @@ Source: Huang et al., 2024, "The GAN is dead; long live the GAN!" (arXiv:2501.05
 A basis is one learned image for each channel: the generator scales it by a projection of z, the
 discriminator takes its product with the features.
 
-Differences: the 3×3 convolution of a block works on half of the channels instead of groups of more,
-since a grouped one is 20 to 100 times slower on CPU; pixels are averaged instead of filtered, and
-doubled ahead of a 3×3 convolution (ahead of 1×1 early samples showed squares); labels enter as
-one-hot vector beside z and by projection. Initializer: He normal, that of a block by the rule of
-Fixup (Zhang et al., 2019, arXiv:1901.09321): W_1 and W_2 times L^(−1/4) for L blocks, W_3 = 0. So
-every block starts as the identity.
+Differences: a block begins with φ, where the published one begins with W_1; the slope of φ is 0.01
+and its gain √2, there 0.2 and √(2/1.04). The 3×3 convolution of a block works on half of the
+channels instead of groups of more, since a grouped one is 20 to 100 times slower on CPU; pixels are
+averaged instead of filtered, and doubled ahead of a 3×3 convolution (ahead of 1×1 early samples
+showed squares); labels enter as one-hot vector beside z and by projection. Initializer: He normal,
+that of a block by the rule of Fixup (Zhang et al., 2019, arXiv:1901.09321): W_1 and W_2 times
+L^(−1/4) for L blocks, W_3 = 0. So every block starts as the identity.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from deeplearn.layers.convolution import Conv
 from deeplearn.layers.dense import Dense
 from deeplearn.layers.pooling import average_pool
 from deeplearn.layers.upsampled_convolution import UpsampledConv
-from deeplearn.models.gan import Projection, coarsest, with_label
+from deeplearn.models.gan import Projection, coarsest, require_stages, with_label
 from deeplearn.types import Array
 
 _PHI = "leaky_relu"
@@ -57,7 +58,7 @@ class R3GANGenerator(nn.Module):
     """z (B, latent) → images (B, *image) float32, unbounded.
 
     `channels` are those of the stages from the coarsest to the finest, each of `blocks` blocks.
-    Raises `UsageError` where `image` cannot be halved between them.
+    Raises `UsageError` where `image` cannot be halved between them, and for numbers below 1.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -69,6 +70,7 @@ class R3GANGenerator(nn.Module):
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None, *, train: bool = False) -> Array:
         del train  # the same in training
+        require_stages(self, self.channels, self.blocks)
         height, width = coarsest(self.image, len(self.channels) - 1)
         linear = kernel_initializer("identity")
         x = with_label(z, label, self.classes)
@@ -88,7 +90,10 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    """Images (B, Y, X, C) → logits (B,) float32; `channels` from the finest to the coarsest."""
+    """Images (B, Y, X, C) → logits (B,) float32; `channels` from the finest to the coarsest.
+
+    Raises `UsageError` for numbers of channels or blocks below 1.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
     blocks: int = 1
@@ -98,6 +103,7 @@ class R3GANDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, image: Array, label: Array | None = None, *, train: bool = False) -> Array:
         del train  # the same in training
+        require_stages(self, self.channels, self.blocks)
         x = _resize(self.channels[0], self.dtype, "image")(image)
         for stage, channels in enumerate(self.channels):
             if stage > 0:
