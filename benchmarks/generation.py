@@ -34,6 +34,7 @@ from deeplearn.errors import Error, UsageError
 from deeplearn.features import Features
 from deeplearn.generation import overview
 from deeplearn.generative_metrics import (
+    NEIGHBORS,
     Estimate,
     frechet_distance,
     kernel_distance,
@@ -69,6 +70,9 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
         steps = request.steps or run.experiment.task.steps
         chosen = {"sampler": request.sampler or SAMPLER, "steps": steps}
         request = dataclasses.replace(request, **chosen)
+    label = independent(request, 0).class_of()
+    if label is not None:
+        require_enough(label, len(request.labels))
     images = Images(run, request.count)
     variables = evaluation_variables(run.state)
     samples = images.draw(variables, request)
@@ -92,7 +96,7 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     found["floor"] = floor(images, features, real, first)
     over = found["distances"]["samples"]["frechet"] / found["floor"]["mean"]
     found["frechet_over_floor"] = over
-    if (label := independent(request, 0).class_of()) is not None:
+    if label is not None:
         found["recognized"] = recognized(judge.labels(samples), label)
         found["support_by_class"] = {
             each: value._asdict()
@@ -103,6 +107,16 @@ def measure(run: Run, features: Features, judge: Features, request: Request) -> 
     if diffusion:
         found["solvers"] = solvers(images, features, real[half], variables, request)
     return {**found, "versions": versions(), "devices": devices(), "cpu": cpu()}
+
+
+def require_enough(label: np.ndarray, classes: int) -> None:
+    """Raises `UsageError` where labels (N,) have too few samples of a class to tell its support."""
+    sizes = np.bincount(label, minlength=classes)
+    if sizes.min() <= NEIGHBORS:
+        raise UsageError(
+            f"of {len(label)} samples class {sizes.argmin()} has {sizes.min()}, and its support"
+            f" takes {NEIGHBORS + 1} or more; raise --count"
+        )
 
 
 def described(classifier: Features) -> dict[str, Any]:

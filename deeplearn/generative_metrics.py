@@ -17,6 +17,9 @@ from deeplearn.errors import UsageError
 BLOCK = 1000
 """Rows of a matrix of pairs that are in memory at a time."""
 
+NEIGHBORS = 5
+"""Of a point, those that the size of its ball is told by; a set needs one point more."""
+
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """The Fréchet distance of the Gaussians with the moments of two sets (Heusel et al. 2017).
@@ -107,7 +110,7 @@ class Support(NamedTuple):
     coverage: float
 
 
-def support(x: np.ndarray, y: np.ndarray, neighbors: int = 5) -> Support:
+def support(x: np.ndarray, y: np.ndarray, neighbors: int = NEIGHBORS) -> Support:
     """Improved precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem 2020).
 
     arXiv:1904.06991 and arXiv:2002.09797. A point is among a set where it lies in the ball of one
@@ -135,7 +138,7 @@ def support_by_class(
     x_label: np.ndarray,
     y: np.ndarray,
     y_label: np.ndarray,
-    neighbors: int = 5,
+    neighbors: int = NEIGHBORS,
 ) -> dict[int, Support]:
     """The support of each class of the data (N,) and the samples (M,), by its number.
 

@@ -51,12 +51,12 @@ def diffusion(tmp_path_factory) -> Run:
     return train(experiment, tmp_path_factory.mktemp("diffusion"))
 
 
-def measured(run, classifiers, **options):
-    """The result of 60 samples; of few solver steps."""
+def measured(run, classifiers, count=60, **options):
+    """The result of so many samples; of few solver steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "SOLVER_COUNT", 60)
         patch.setattr(generation, "MANY_STEPS", 60)
-        request = dataclasses.replace(overview(run.experiment), count=60, **options)
+        request = dataclasses.replace(overview(run.experiment), count=count, **options)
         return generation.measure(run, *classifiers, request)
 
 
@@ -140,6 +140,17 @@ def test_a_judge_of_the_same_model_and_seed_is_refused_whatever_it_has_learned(c
     judge.experiment = dataclasses.replace(other.experiment, seed=features.experiment.seed)
     with pytest.raises(UsageError, match="the model MLP and the seed 0, as the classifier"):
         generation.measure(None, features, judge, Request())
+
+
+def test_too_few_samples_of_a_class_are_refused_ahead_of_all_work(
+    diffusion, classifiers, monkeypatch
+):
+    monkeypatch.setattr(image_sets.Images, "draw", None)
+    with pytest.raises(UsageError, match="of 9 samples class [012] has [0-3], .* raise --count"):
+        measured(diffusion, classifiers, count=9)
+    generation.require_enough(np.repeat([0, 1], 6), 2)
+    with pytest.raises(UsageError, match="class 2 has 0"):
+        generation.require_enough(np.repeat([0, 1], 6), 3)
 
 
 def test_distances_are_printed_below_the_classifier_that_they_rest_on(
