@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -41,15 +42,9 @@ def generate(
     """
     task = _task(experiment)
     request = dataclasses.replace(request, shape=_shape(experiment))
-    rows = min(experiment.evaluation_batch_size, request.count)
-    # A last batch that is too small is drawn whole and cut: its program is there already.
     batches = [
-        jax.device_get(
-            task.sample(
-                variables, jax.random.fold_in(rng, start), request.part(start, start + rows)
-            )
-        )
-        for start in range(0, request.count, rows)
+        jax.device_get(task.sample(variables, key, part))
+        for key, part in _parts(experiment, request, rng)
     ]
     return np.concatenate(batches)[: request.count]
 
@@ -77,12 +72,29 @@ def interpolations(
 def denoising_path(
     experiment: Experiment, variables: Variables, request: Request, rng: Array
 ) -> np.ndarray:
-    """x_t behind every step of diffusion, (steps, count, …), at the scale of the data."""
-    request = dataclasses.replace(request, shape=_shape(experiment))
-    latents_rng, step_rng = jax.random.split(rng)
+    """x_t behind every step of diffusion, (steps, count, …), at the scale of the data.
+
+    It ends in what `generate` draws by the same key, also of a larger request of the same labels.
+    """
     task: Any = _task(experiment)
-    latents = task.latents(latents_rng, request)
-    return jax.device_get(task.path(variables, latents, request, step_rng))
+    request = dataclasses.replace(request, shape=_shape(experiment))
+    batches = []
+    for key, part in _parts(experiment, request, rng):
+        # As `sample` splits it: one key for the latents, one for what is drawn on the way.
+        latents_rng, step_rng = jax.random.split(key)
+        latents = task.latents(latents_rng, part)
+        batches.append(jax.device_get(task.path(variables, latents, part, step_rng)))
+    return np.concatenate(batches, axis=1)[:, : request.count]
+
+
+def _parts(experiment: Experiment, request: Request, rng: Array) -> Iterator[tuple[Array, Request]]:
+    """The key and the request of every batch of `evaluation_batch_size` samples at most.
+
+    A last batch that is too small is drawn whole, to be cut: its program is there already.
+    """
+    rows = min(experiment.evaluation_batch_size, request.count)
+    for start in range(0, request.count, rows):
+        yield jax.random.fold_in(rng, start), request.part(start, start + rows)
 
 
 def _task(experiment: Experiment) -> Generative:

@@ -94,13 +94,16 @@ def test_a_row_of_interpolations_goes_from_one_sample_to_another(name, request, 
     assert (steps.max(axis=1) < 0.6 * whole).all()
 
 
-def test_a_path_ends_in_what_diffusion_draws(diffusion, key):
+@pytest.mark.parametrize(("sampler", "count"), [("ddpm", 6), ("heun", 25)])
+def test_a_path_ends_in_the_first_samples_of_the_same_key(diffusion, key, sampler, count):
+    """Of 45 in batches of 20, whether less than one batch is shown or more."""
     experiment, variables = drawn_by(diffusion)
-    request = Request(6, labels=(0, 1), steps=5, shape=(8, 8, 1))
-    path = denoising_path(experiment, variables, request, key)
-    assert path.shape == (5, 6, 8, 8, 1)
-    last = experiment.task.sample(variables, key, request)
-    np.testing.assert_allclose(path[-1], last, rtol=1e-4, atol=1e-5)
+    request = Request(45, labels=(0, 1), sampler=sampler, steps=5)
+    few = dataclasses.replace(request, count=count)
+    path = denoising_path(experiment, variables, few, key)
+    assert path.shape == (5, count, 8, 8, 1)
+    first = generate(experiment, variables, request, key)[:count]
+    np.testing.assert_allclose(path[-1], first, rtol=1e-4, atol=1e-5)
 
 
 def test_an_overview_has_a_column_for_each_class_unless_they_are_many(gan):
