@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import sys
 
 import generators
@@ -178,6 +179,30 @@ def test_samples_of_diffusion_come_with_the_way_there(diffusion, sample):
     names = (f"samples{suffix}.png", f"interpolation{suffix}.png", f"denoising{suffix}.gif")
     assert (code, err) == (0, "")
     assert out.split() == [str(diffusion.workdir / "samples" / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("gan", {}), ("diffusion", {"sampler": "heun", "steps": 3, "guidance": 9.0})],
+)
+def test_samples_are_of_the_averaged_parameters_and_as_asked(name, fields, request, sample):
+    run = request.getfixturevalue(name)
+    code, out, _ = sample(run, *(f"--{field}={value}" for field, value in fields.items()))
+    written = pathlib.Path(out.split()[0]).read_bytes()
+    gallery = Gallery(run.experiment.train, run.workdir / "expected")
+    asked = dataclasses.replace(overview(run.experiment), **fields)
+
+    def picture(variables, asked):
+        x = generate(run.experiment, variables, asked, jax.random.key(0))
+        return gallery.save("x", x, 3).read_bytes()
+
+    assert code == 0 and written == picture(evaluation_variables(run.state), asked)
+    raw = {**run.state.collections, "params": run.state.params}
+    assert written != picture(raw, asked)
+    for field in fields:
+        default = getattr(overview(run.experiment), field)
+        other = dataclasses.replace(asked, **{field: default})
+        assert written != picture(evaluation_variables(run.state), other)
 
 
 def test_points_are_drawn_as_points(points, sample):
