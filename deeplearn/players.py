@@ -22,14 +22,16 @@ NAMES = ("generator", "discriminator")
 class Players:
     """The optimizers of the parameters `generator` and `discriminator`, side by side.
 
-    The generator moves in every `n_critic`-th step only, after as many moves of the discriminator
-    (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1). With `alternating` the discriminator
+    The generator moves in every `n_critic`-th step only, and at once with the discriminator: its
+    gradient is taken after n_critic − 1 moves of the latter. With `alternating` the discriminator
     rests in the step in which the generator moves, so that a cycle has n_critic + 1 steps and the
-    generator answers the discriminator as it is; without it both move at once. A player that rests
-    keeps its parameters, moments and schedule: schedules count the moves of their own player.
+    generator answers n_critic moves (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1). A
+    player that rests keeps its parameters, moments and schedule: schedules count the moves of their
+    own player.
 
     `ema_decay` keeps an average of the parameters of both (`parameter_ema`), which moves in every
-    step.
+    step. The statistics of BatchNorm are not averaged: evaluation and samples take the average
+    with the statistics as the last step left them.
     """
 
     generator: Optimizer = Adam()
