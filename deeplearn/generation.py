@@ -20,7 +20,10 @@ ROWS, COLUMNS, POINTS = 8, 8, 2000
 
 
 def overview(experiment: Experiment) -> Request:
-    """What shows a model at a glance: 8 rows of every class in turn, or 2000 points."""
+    """What shows a model at a glance: 8 rows of every class in turn, or 2000 points.
+
+    Of more than 16 classes it is 64 samples of the classes in turn, so of the first 64 at most.
+    """
     shape, labels = _shape(experiment), tuple(range(_task(experiment).classes))
     count = POINTS if len(shape) == 1 else ROWS * columns(Request(labels=labels))
     return Request(count, labels, shape)

@@ -187,7 +187,8 @@ class Evaluate(Hook):
 class Draw(Hook):
     """Writes a picture of what a generative model draws, at every evaluation: step_N.png.
 
-    Always from the same noise, so that pictures compare; nothing of the run depends on it.
+    Of clips it is step_N.gif. Always from the same noise, so that pictures compare; nothing of the
+    run depends on it.
     """
 
     def __init__(self, experiment: Experiment, directory: Path, log: Log):
