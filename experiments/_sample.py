@@ -28,7 +28,7 @@ DRAWING = {
     "guidance": Flag("how far towards the class; default 1", "W", flags.DEFINE_float),
     "guidance_interval": Flag("guide where LOW < σ/α ≤ HIGH; default everywhere", "LOW,HIGH"),
     "sampler": Flag("the method of a diffusion model, such as heun", "NAME"),
-    "steps": Flag("the steps of that method; default 20", "N", flags.DEFINE_integer),
+    "steps": Flag("the steps of that method; default 20 at most", "N", flags.DEFINE_integer),
 }
 
 
@@ -130,7 +130,7 @@ def _draw(run: Any, values: Any) -> int:
 
     from deeplearn import generation
     from deeplearn.report.images import Gallery
-    from deeplearn.sampling.images import interval_of
+    from deeplearn.sampling.images import interval_of, labels_of
     from deeplearn.step import evaluation_variables
 
     gallery = Gallery(run.experiment.train, run.workdir / "samples")
@@ -140,7 +140,7 @@ def _draw(run: Any, values: Any) -> int:
     suffix = "".join(f"_{name}={value}" for name, value in given.items())
     rng = _key(given.pop("seed", None))
     if "label" in given:
-        given["labels"] = (given.pop("label"),)
+        given["labels"] = labels_of(given.pop("label"))
     if "guidance_interval" in given:
         given["guidance_interval"] = interval_of(given["guidance_interval"])
     request = dataclasses.replace(generation.overview(run.experiment), **given)
@@ -190,7 +190,7 @@ MODE = Mode(
         "prompt": Flag("the text to go on from", "TEXT"),
         **SAMPLING,
         "stop": Flag("a text that ends what is written, and is left out", "TEXT"),
-        "label": Flag("the class to draw; default all in turn", "N", flags.DEFINE_integer),
+        "label": Flag("classes to draw in turn, or none for no label; default all", "N,…"),
         **DRAWING,
         "seed": Flag("another number draws anew; default 0", "N", flags.DEFINE_integer),
         "text": Flag("the text to translate", "TEXT"),

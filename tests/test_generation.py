@@ -14,7 +14,7 @@ from PIL import Image
 from test_train import At, terminate
 
 import deeplearn
-from deeplearn import Run, train
+from deeplearn import Run, generation, train
 from deeplearn.data.gaussians import Gaussians
 from deeplearn.data.moving_digits import MovingDigits
 from deeplearn.errors import Preempted, UsageError
@@ -205,6 +205,22 @@ def test_samples_are_of_the_averaged_parameters_and_as_asked(name, fields, reque
         assert written != picture(evaluation_variables(run.state), other)
 
 
+@pytest.mark.parametrize(("word", "labels"), [("0,2", (0, 2)), ("none", ())])
+def test_several_classes_are_drawn_in_turn_and_none_without_a_label(
+    diffusion, sample, monkeypatch, word, labels
+):
+    asked = []
+
+    def drawn(experiment, variables, request, rng):
+        asked.append(request)
+        return np.zeros((request.count, 8, 8, 1))
+
+    monkeypatch.setattr(generation, "generate", drawn)
+    code, out, _ = sample(diffusion, f"--label={word}", "--steps=2", "--count=4")
+    assert code == 0 and f"samples_count=4_label={word}_steps=2.png" in out
+    assert asked == [Request(4, labels, (8, 8, 1), steps=2)]
+
+
 def test_points_are_drawn_as_points(points, sample):
     code, out, err = sample(points, "--steps=3")
     names = ("samples_steps=3.png", "denoising_steps=3.gif")
@@ -230,6 +246,11 @@ def test_clips_move(clips, sample):
     [
         ("gan", ["--guidance=2"], "guidance=2.0 is for diffusion"),
         ("gan", ["--label=3"], "label 3 is outside [0, 2]"),
+        ("gan", ["--label=0,99999999999"], "label 99999999999 is outside [0, 2]"),
+        ("gan", ["--label=all"], "label=all is not a list of classes"),
+        ("gan", ["--label=none"], "every image has a class; give labels"),
+        ("points", ["--label=none"], "nothing without a label; give labels"),
+        ("diffusion", ["--label=none", "--guidance=2"], "guidance=2.0 needs a label"),
         ("gan", ["--prompt=a"], "no use for --prompt: the task of this run is Adversarial"),
         ("diffusion", ["--sampler=hoin"], "unknown sampler 'hoin'"),
         ("diffusion", ["--steps=0"], "steps=0 must be 1 or more"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deeplearn.errors import UsageError
-from deeplearn.sampling.images import Request, interpolate, interval_of
+from deeplearn.sampling.images import Request, interpolate, interval_of, labels_of
 
 
 def test_labels_are_taken_in_turn_and_parts_go_on_where_the_last_one_ended():
@@ -54,6 +54,13 @@ def test_an_interval_is_read_from_text():
     for wrong in ("3", "a,b", "1,2,3", ""):
         with pytest.raises(UsageError, match=f"guidance_interval={wrong} is not two numbers"):
             interval_of(wrong)
+
+
+def test_classes_are_read_from_text():
+    assert (labels_of("3"), labels_of("3,5"), labels_of("none")) == ((3,), (3, 5), ())
+    for wrong in ("", "3,", "a", "none,3", "1.5"):
+        with pytest.raises(UsageError, match=f"label={wrong} is not a list of classes"):
+            labels_of(wrong)
 
 
 def test_labels_are_held_against_the_classes_of_a_model():

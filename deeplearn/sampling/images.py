@@ -80,8 +80,8 @@ class Request:
 
     def part(self, start: int, stop: int) -> Request:
         """The request for the samples [start, stop) of this one, which may go on beyond its end."""
-        classes = dataclasses.replace(self, count=stop).class_of()
-        labels = self.labels if classes is None else tuple(map(int, classes[start:]))
+        classes = len(self.labels)
+        labels = tuple(self.labels[i % classes] for i in range(start, stop)) if classes else ()
         return dataclasses.replace(self, count=stop - start, labels=labels)
 
 
@@ -94,6 +94,17 @@ def interval_of(text: str) -> tuple[float, float]:
             f"guidance_interval={text} is not two numbers; give them as in 0.3,3"
         ) from None
     return low, high
+
+
+def labels_of(text: str) -> tuple[int, ...]:
+    """The classes of "N,N…", and () of "none". Raises `UsageError` where the text is another."""
+    try:
+        return () if text == "none" else tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"label={text} is not a list of classes; give numbers as in 3 or 3,5, or none for"
+            " samples without a label"
+        ) from None
 
 
 def interpolate(first: Array, last: Array, steps: int) -> Array:
