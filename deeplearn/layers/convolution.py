@@ -37,7 +37,7 @@ _FEW_CHANNELS = 8
 _WIDE_KERNEL = 5
 # The weight gradient sums over at most so many places at a time where there are so many features,
 # or the product's blocks outgrow the caches. On a Xeon 3×3 of 32 channels to 32, B64 28×28, takes
-# 32 ms in one sum and 11 in 16, and of 64 to 64, 14×14, 24 and 10; but 8 to 8 takes 3 and 6.
+# 32 ms in one sum and 12 in 16, and of 64 to 64, 14×14, 24 and 10; but 8 to 8 takes 3 and 6.
 _SUMMANDS, _MANY_FEATURES = 3200, 32
 
 
