@@ -11,6 +11,7 @@ import optax
 import pytest
 from descent import descend
 
+from deeplearn.muon import orthogonal
 from deeplearn.optimizers import Muon
 from deeplearn.schedules import Linear
 
@@ -38,6 +39,25 @@ def test_muon_makes_the_update_of_a_kernel_orthogonal_and_as_large_as_adams():
     assert 0.6 < singular.min() < singular.max() < 1.3
     u, _, v = np.linalg.svd(gradients["kernel"].reshape(72, 16), full_matrices=False)
     assert np.trace((u @ v).T @ matrix) > 0.9 * np.linalg.norm(u @ v) * np.linalg.norm(matrix)
+
+
+@pytest.mark.parametrize("shape", [(72, 16), (16, 72), (16, 16)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 0.0])
+def test_the_gram_matrix_gives_what_newton_schulz_gives_in_float64(shape, smallest):
+    u, _, v = np.linalg.svd(np.random.default_rng(0).normal(size=shape), full_matrices=False)
+    singular = np.linspace(1, smallest, 16)
+    x = singular / np.linalg.norm(singular)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    found = orthogonal(jnp.asarray(u * singular @ v, jnp.float32))
+    np.testing.assert_allclose(found, u * x @ v, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1e6])
+def test_the_size_of_a_momentum_does_not_matter_and_none_stays_none(scale):
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    expected = orthogonal(kernel) if scale else jnp.zeros((6, 4))
+    np.testing.assert_allclose(orthogonal(scale * kernel), expected, rtol=0.01)
 
 
 def test_muon_takes_each_stacked_layer_alone():
