@@ -19,6 +19,7 @@ from deeplearn.generation import overview
 from deeplearn.generative_metrics import kernel_distance
 from deeplearn.models.mlp import MLP
 from deeplearn.optimizers import Adam
+from deeplearn.processes import Cosine
 from deeplearn.program import Program
 from deeplearn.sampling.images import Request
 from deeplearn.tasks.adversarial import Adversarial
@@ -122,6 +123,16 @@ def test_a_fast_solver_is_held_against_a_slow_one(result):
         value, error = each["difference"]["value"], each["difference"]["standard_error"]
         assert value == pytest.approx(each["value"] - found["ddim_60"]["value"])
         assert each["within_two_standard_errors"] == (abs(value) <= 2 * error)
+
+
+def test_the_slow_solver_takes_the_steps_of_a_process_that_has_fewer(
+    diffusion, classifiers, tmp_path
+):
+    experiment = diffusion.experiment
+    task = dataclasses.replace(experiment.task, process=Cosine(steps=30))
+    experiment = dataclasses.replace(experiment, task=task)
+    run = Run(experiment, Program(experiment).init(), {}, tmp_path)
+    assert "ddim_30" in measured(run, classifiers)["solvers"]
 
 
 def test_guidance_is_for_the_samples_alone(result, diffusion, classifiers):
