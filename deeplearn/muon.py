@@ -15,7 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from deeplearn.tree_paths import STACK, map_arrays
-from deeplearn.types import Array, PyTree
+from deeplearn.types import Array
 
 KERNEL = r"(^|/)(kernel|recurrent)$"
 """Paths of the arrays that are matrices."""

@@ -2,15 +2,15 @@
 
     ./launch.sh train --experiment=diffusion_fashion_mnist
 
-60 minutes on 2 cores of a Xeon, four evaluations included, in 2 of which another training ran beside
-it; a step takes 0.41 s. One seed. The loss on the test set is 0.177, and the error of x0 0.0212 a
-pixel, squared. In the features of resnet_fashion_mnist (9,000 steps, state 22e172bfd462) 5,000
-samples guided by 2.3 where 0.05 < σ ≤ 3, with classes at random, have a Fréchet distance of 0.039 to
-the test set, training images 0.0077 ± 0.0006, and alexnet_fashion_mnist of another seed takes 94 % of
-the samples for the class that was asked for
-(benchmarks/results/generation_diffusion_fashion_mnist.json). Of 2,000 samples of an earlier training
-of this record, as many of each class, in the features of state a72d2b40cd2b, in which 2,000 training
-images have 0.013:
+60 minutes on 2 cores of a Xeon, four evaluations included, in 2 of which another training ran
+beside it; a step takes 0.41 s. One seed. The loss on the test set is 0.177, and the error of x0
+0.0212 a pixel, squared. In the features of resnet_fashion_mnist (9,000 steps, state 22e172bfd462)
+5,000 samples guided by 2.3 where 0.05 < σ ≤ 3, with classes at random, have a Fréchet distance of
+0.039 to the test set, training images 0.0077 ± 0.0006, and alexnet_fashion_mnist of another seed
+takes 94 % of the samples for the class that was asked for
+(benchmarks/results/generation_diffusion_fashion_mnist.json). Of 2,000 samples of an earlier
+training of this record, as many of each class, in the features of state a72d2b40cd2b, in which
+2,000 training images have 0.013:
 
     guidance    1       1.3     1.7     2.5     2       2       2       2.5     2.3     2.3
     above σ             0       0       0.3     0.3     0.3     0.3     0.3     0.15    0.05
