@@ -9,7 +9,8 @@ each class with noise of its deviation, and what the untrained model draws. Clas
 random, since those of training images are: where all sets had as many of each class, distances
 would be smaller, and a kernel distance not unbiased. The judge, a classifier of another
 architecture or seed, says how often a sample is taken for the class that was asked for. Of a
-diffusion model DPM-Solver++(2M) of few steps is held against DDIM of 250, both without guidance.
+diffusion model DPM-Solver++(2M) of few steps is held against DDIM of 250, or of all that its
+process has, both without guidance.
 Images are compared on [0, 1], cut there.
 
 Name the classifiers by their hashes wherever a number is quoted: it means nothing elsewhere.
@@ -172,7 +173,7 @@ def solvers(
     A process of fewer steps takes its own.
     """
     most = getattr(images.run.experiment.task.process, "steps", MANY_STEPS)
-    many, *few = (min(steps, most) for steps in (MANY_STEPS, *FEW_STEPS))
+    many, few = min(MANY_STEPS, most), sorted({min(steps, most) for steps in FEW_STEPS})
 
     def drawn(sampler: str, steps: int, seed: int) -> tuple[np.ndarray, Estimate]:
         asked = dataclasses.replace(

@@ -24,7 +24,7 @@ _ITERATIONS = 5
 
 
 def muon_direction(
-    momentum: float, b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, elementwise: str
+    momentum: ArrayLike, b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, elementwise: str
 ) -> optax.GradientTransformation:
     """From the gradient to the ascent direction, without weight decay.
 
@@ -53,27 +53,31 @@ def muon_direction(
 
 
 def orthogonal(matrices: Array, eps: ArrayLike = 1e-8) -> Array:
-    """The matrices (…, m, n) with singular values moved to between 0.7 and 1.2, in float32.
+    """The matrices (…, m, n) with their singular values brought near 1, computed in float32.
 
-    X ← aX + b(XXᵀ)X + c(XXᵀ)²X, five times, from X of Frobenius norm 1. All of it but the first
-    and the last product is done on the Gram matrix of the smaller side, which commutes with what
-    it is multiplied by: X Q₁ … Q₅ with Q = a + bG + cG², and G ← QGQ. Singular values below a
-    hundredth of the norm stay smaller. Where Q is a product of low precision the Gram matrix,
-    whose eigenvalues are the squares, would lose the small ones: hence the highest.
+    X ← aX + b(XXᵀ)X + c(XXᵀ)²X, five times, from X of Frobenius norm 1. Singular values of 0.0016
+    of the norm or more become 0.68 to 1.21; smaller ones grow up to 485 times (a⁵).
+
+    All but the first and the last product is done on the Gram matrix G of the smaller side, with
+    which the factors Q = a + bG + cG² commute: X Q₁ … Q₅, where G ← QGQ. Of sides n and rn these
+    are 2r + 17 products of n³ instead of 10r + 5: fewer from r = 1.5 on, as kernels of convolutions
+    and of feed-forward layers have. The eigenvalues of G are squares, of which less precision than
+    float32's would lose the small ones: hence the highest of products.
     """
     a, b, c = _COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    x /= jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + eps
+    tall = x.shape[-2] > x.shape[-1]
     with jax.default_matmul_precision("highest"):
-        gram = matrices.mT @ matrices if tall else matrices @ matrices.mT
-        norm = jnp.sqrt(jnp.trace(gram, axis1=-2, axis2=-1))[..., None, None] + eps
-        gram /= jnp.square(norm)
-        product = identity = jnp.broadcast_to(jnp.eye(gram.shape[-1]), gram.shape)
+        gram = x.mT @ x if tall else x @ x.mT
+        identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
+        product = None
         for _ in range(_ITERATIONS):
             factor = a * identity + b * gram + c * (gram @ gram)
-            product = factor @ product
+            product = factor if product is None else factor @ product
             gram = factor @ gram @ factor
-        product /= norm
-        return matrices @ product if tall else product @ matrices
+        found = x @ product if tall else product @ x
+    return found.astype(matrices.dtype)
 
 
 def _stacked(path: str) -> int:

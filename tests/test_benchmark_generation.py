@@ -125,14 +125,21 @@ def test_a_fast_solver_is_held_against_a_slow_one(result):
         assert each["within_two_standard_errors"] == (abs(value) <= 2 * error)
 
 
-def test_the_slow_solver_takes_the_steps_of_a_process_that_has_fewer(
-    diffusion, classifiers, tmp_path
+@pytest.mark.parametrize(
+    ("steps", "solvers"),
+    [
+        (10, {"ddim_10", "dpm_solver_2m_10"}),
+        (18, {"ddim_18", "dpm_solver_2m_15", "dpm_solver_2m_18"}),
+    ],
+)
+def test_solvers_take_no_more_steps_than_a_process_has(
+    steps, solvers, diffusion, classifiers, tmp_path
 ):
     experiment = diffusion.experiment
-    task = dataclasses.replace(experiment.task, process=Cosine(steps=30))
+    task = dataclasses.replace(experiment.task, process=Cosine(steps=steps))
     experiment = dataclasses.replace(experiment, task=task)
     run = Run(experiment, Program(experiment).init(), {}, tmp_path)
-    assert "ddim_30" in measured(run, classifiers)["solvers"]
+    assert set(measured(run, classifiers)["solvers"]) == {"count", *solvers}
 
 
 def test_guidance_is_for_the_samples_alone(result, diffusion, classifiers):

@@ -11,7 +11,7 @@ import optax
 import pytest
 from descent import descend
 
-from deeplearn.muon import orthogonal
+from deeplearn.muon import muon_direction, orthogonal
 from deeplearn.optimizers import Muon
 from deeplearn.schedules import Linear
 
@@ -53,11 +53,51 @@ def test_the_gram_matrix_gives_what_newton_schulz_gives_in_float64(shape, smalle
     np.testing.assert_allclose(found, u * x @ v, atol=1e-4)
 
 
+def test_singular_values_come_out_as_told():
+    share = np.geomspace(0.0016, 0.999, 200)
+    diagonals = np.stack([share, np.sqrt(1 - share**2)], axis=-1)[:, :, None] * np.eye(2)
+    found = np.diagonal(orthogonal(jnp.asarray(diagonals, jnp.float32)), axis1=1, axis2=2)
+    assert 0.68 < found.min() < 0.7 and 1.19 < found.max() < 1.21
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 1e6])
 def test_the_size_of_a_momentum_does_not_matter_and_none_stays_none(scale):
     kernel = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
     expected = orthogonal(kernel) if scale else jnp.zeros((6, 4))
-    np.testing.assert_allclose(orthogonal(scale * kernel), expected, rtol=0.01)
+    np.testing.assert_allclose(orthogonal(scale * kernel, eps=1e-20), expected, rtol=0.01)
+
+
+def test_a_momentum_of_low_rank_and_precision_is_computed_in_float32():
+    left, right = np.random.default_rng(0).normal(size=(2, 128, 4))
+    kernel = jnp.asarray(left @ right[:64].T, jnp.bfloat16)
+    found = orthogonal(kernel)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), orthogonal(kernel.astype(jnp.float32)), atol=2e-3
+    )
+
+
+def test_every_product_has_the_highest_precision():
+    text = jax.jit(orthogonal).lower(jnp.ones((6, 4))).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_muon_of_varying_gradients_is_that_of_optax():
+    gradients = np.random.default_rng(0).normal(size=(200, 24, 8)).astype(np.float32)
+    gradients += np.random.default_rng(1).normal(size=(24, 8)).astype(np.float32)
+    params = {"kernel": jnp.zeros((24, 8))}
+    peer = optax.contrib.muon(-1.0, consistent_rms=0.2)
+    found, expected = (
+        jax.lax.scan(
+            lambda state, gradient: optimizer.update({"kernel": gradient}, state, params)[::-1],
+            optimizer.init(params),
+            gradients,
+        )[1]["kernel"]
+        for optimizer in (muon_direction(0.95, 0.9, 0.999, 1e-8, "^$"), peer)
+    )
+    # optax corrects its mean over the first gradients, of which the last few know nothing.
+    np.testing.assert_allclose(found[-5:], expected[-5:], atol=1e-4)
 
 
 def test_muon_takes_each_stacked_layer_alone():
