@@ -88,14 +88,14 @@ def test_muon_of_varying_gradients_is_that_of_optax():
     gradients += np.random.default_rng(1).normal(size=(24, 8)).astype(np.float32)
     params = {"kernel": jnp.zeros((24, 8))}
     peer = optax.contrib.muon(-1.0, consistent_rms=0.2)
-    found, expected = (
-        jax.lax.scan(
-            lambda state, gradient: optimizer.update({"kernel": gradient}, state, params)[::-1],
-            optimizer.init(params),
-            gradients,
-        )[1]["kernel"]
-        for optimizer in (muon_direction(0.95, 0.9, 0.999, 1e-8, "^$"), peer)
-    )
+
+    def updates(optimizer):
+        def step(state, gradient):
+            return optimizer.update({"kernel": gradient}, state, params)[::-1]
+
+        return jax.lax.scan(step, optimizer.init(params), gradients)[1]["kernel"]
+
+    found, expected = updates(muon_direction(0.95, 0.9, 0.999, 1e-8, "^$")), updates(peer)
     # optax corrects its mean over the first gradients, of which the last few know nothing.
     np.testing.assert_allclose(found[-5:], expected[-5:], atol=1e-4)
 
