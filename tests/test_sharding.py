@@ -141,18 +141,18 @@ def final(**changes):
 """
 
 
+def saved(path):
+    return f"""
+state, _ = final()
+np.savez("{path}", *map(np.asarray, jax.tree.leaves((state.params, state.opt_state))))
+"""
+
+
 @pytest.fixture(scope="module")
 def reference(run_on_devices, tmp_path_factory):
     """The file of the leaves that one device computes."""
     path = tmp_path_factory.mktemp("reference") / "leaves.npz"
-    run_on_devices(
-        1,
-        COMMON
-        + f"""
-state, _ = final()
-np.savez("{path}", *map(np.asarray, jax.tree.leaves((state.params, state.opt_state))))
-""",
-    )
+    run_on_devices(1, COMMON + saved(path))
     return path
 
 
@@ -191,6 +191,20 @@ print([kernel.addressable_shards[0].data.shape for kernel in kernels])
     rows = 128 // devices
     assert f"[(1, {rows}, 128), (1, {rows}, 128)]" in output
     assert "'all-gather'" in output and "'collective-permute'" not in output
+
+
+def test_muon_takes_a_split_kernel_as_one_matrix(run_on_devices, tmp_path):
+    path = tmp_path / "leaves.npz"
+    muon = """
+from deeplearn.optimizers import Muon
+base = dataclasses.replace(base, optimizer=Muon(learning_rate=0.01))
+"""
+    run_on_devices(1, COMMON + muon + saved(path))
+    check = f"""
+state = check("fsdp", "{path}", rules=FSDP)
+assert any("data" in str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params))
+"""
+    run_on_devices(4, COMMON + muon + AGREES + check)
 
 
 def test_one_device_gives_its_result_in_every_form(run_on_devices, reference):
