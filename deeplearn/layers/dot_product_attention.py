@@ -124,7 +124,59 @@ def _attend(
     if window is not None:
         near = jnp.abs(back) < window
         mask = near if mask is None else mask & near
-    return jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=mask)
+    return _softmax_mean(q, k.astype(q.dtype), v.astype(q.dtype), mask)
+
+
+@jax.custom_vjp
+def _softmax_mean(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """`dot_product_attention` with all scores at once, kept in the dtype of v for the gradient.
+
+    That of XLA would copy P and dS transposed, and go over both for Σ_s P·dP, which is y·dy.
+    """
+    return _forward(q, k, v, mask)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, tuple]:
+    batch, length, heads, width = q.shape
+    q = q.reshape(batch, length, k.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=wide) * width**-0.5
+    if mask is not None:
+        mask = mask[:, :, None]
+        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    scale = 1 / weights.sum(-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    y = jnp.einsum("bgrts,bgsk->bgrtk", weights, v, preferred_element_type=wide) * scale
+    found = y.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width).astype(q.dtype)
+    return found, (q, k, v, mask, weights, scale, y)
+
+
+def _backward(residual: tuple, dy: Array) -> tuple:
+    q, k, v, mask, weights, scale, y = residual
+    batch, groups, each, length, width = q.shape
+    dtype, wide = q.dtype, scale.dtype
+    product = partial(jnp.einsum, preferred_element_type=wide)
+    dy = dy.reshape(batch, length, groups, each, width).transpose(0, 2, 3, 1, 4)
+    of_mean = (dy * y).sum(-1, keepdims=True)
+    # XLA's fast product takes no transposed operand, which without the barrier these would be.
+    q_columns, dy_columns = lax.optimization_barrier(
+        (q.swapaxes(3, 4), (dy * scale).astype(dtype).swapaxes(3, 4))
+    )
+    dv = product("bgrkt,bgrts->bgks", dy_columns, weights)
+    dweights = product("bgrtk,bgsk->bgrts", dy, v)
+    dscores = weights * (dweights - of_mean) * (scale * width**-0.5)
+    if mask is not None:
+        dscores = jnp.where(mask, dscores, 0)  # nor do scores count where nothing is seen
+    dscores = dscores.astype(dtype)
+    dq = product("bgrts,bgsk->bgrtk", dscores, k)
+    dk = product("bgrkt,bgrts->bgks", q_columns, dscores)
+    dq = dq.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * each, width)
+    return dq.astype(dtype), *(dx.transpose(0, 3, 1, 2).astype(dtype) for dx in (dk, dv)), None
+
+
+_softmax_mean.defvjp(_forward, _backward)
 
 
 def _in_turn(
