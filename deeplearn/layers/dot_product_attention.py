@@ -16,12 +16,13 @@ cuDNN's gradients may differ from run to run.
 On CPU queries that are causal or have a window come in up to 8 parts, each of which meets only the
 keys that it may see, and in rows of more than 1024 they come 128 at a time, whose scores are
 computed again for the gradient (after Rabe & Staats 2021, arXiv:2112.05682). A mask is there as a
-whole. Forward and backward, causal, 4 heads of 32 features, against all scores at once:
+whole. Causal, 4 heads of 32 features, forward and backward, against all scores at once and the
+gradient of XLA; in brackets these parts with that gradient (2 cores of an EPYC, Zen 5):
 
-    T      B    time                  temporary memory      compilation
-    128    16   4.7 of 6.1 ms         17 of 23 MB           0.7 of 0.4 s
-    512    8    32 of 73 ms           109 of 172 MB         2.3 of 0.4 s
-    2048   2    172 of 485 ms         81 of 680 MB          3.7 of 0.5 s
+    T      B    time                      temporary memory     compilation
+    128    16   2.4 of 4.3 ms (2.9)       11 of 23 MB (18)     0.5 of 0.3 s
+    512    8    18 of 60 ms (24)          71 of 173 MB (112)   2.3 of 0.4 s
+    2048   2    82 of 507 ms (131)        99 of 677 MB (80)    3.9 of 0.4 s
 """
 
 from __future__ import annotations
