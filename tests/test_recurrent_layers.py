@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 from deeplearn.errors import UsageError
+from deeplearn.layers import products
 from deeplearn.layers.elman import elman_layer
 from deeplearn.layers.lstm import lstm_layer
 from deeplearn.layers.token_masks import token_masks
@@ -96,6 +97,16 @@ def evaluated(layer: Callable, *traced: PyTree) -> tuple:
 @masked
 def test_values_and_gradients_equal_those_of_an_ordinary_scan(name, masks, key):
     traced, masks = operands(name, key, masks)
+    ours = evaluated(lambda *args: LAYERS[name](*args, *masks), *traced)
+    close(ours, evaluated(partial(plain, name, masks), *traced))
+
+
+@every_layer
+def test_a_large_kernel_changes_no_value_and_no_gradient(name, key, monkeypatch):
+    traced, masks = operands(name, key, True, steps=16)
+    monkeypatch.setattr(products, "LARGE_KERNEL", 0)
+    turned = str(jax.make_jaxpr(products.repeated_product(traced[2], 16))(jnp.ones((B, K))))
+    assert ("optimization_barrier" in turned) == (jax.default_backend() == "cpu")
     ours = evaluated(lambda *args: LAYERS[name](*args, *masks), *traced)
     close(ours, evaluated(partial(plain, name, masks), *traced))
 

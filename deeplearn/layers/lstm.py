@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deeplearn.layers.products import kernel_gradient, product
+from deeplearn.layers.products import kernel_gradient, product, repeated_product
 from deeplearn.layers.token_masks import cleared, kept
 from deeplearn.types import Array
 
@@ -60,13 +60,14 @@ def _forward(
 ) -> tuple[tuple[Array, State], tuple]:
     wide = state[0].dtype
     like = (x.shape[1], 4 * len(recurrent))
+    times_recurrent = repeated_product(recurrent, len(x), wide)
     half, shift = _per_gate(0.5, like, wide), jnp.broadcast_to(bias.astype(wide), like)
 
     def step(before: State, token: tuple) -> tuple[State, tuple]:
         a, reset, hold = token
         h, c = (cleared(part, reset) for part in before)
         # The bias here costs nothing; added to x·W it is a pass over memory of its own.
-        tanh = jnp.tanh((a + product(h, recurrent, wide) + shift) * half)
+        tanh = jnp.tanh((a + times_recurrent(h) + shift) * half)
         i, f, g, o = _gates(tanh)
         c = f * c + i * g
         h, c = kept(o * jnp.tanh(c), before[0], hold), kept(c, before[1], hold)
@@ -80,7 +81,8 @@ def _backward(residual: tuple, cotangents: tuple[Array, State]) -> tuple:
     x, kernel, recurrent, bias, state, resets, holds, h, c, tanh = residual
     dy, dlast = cotangents
     slope = _per_gate(0.25, tanh.shape[1:], dy.dtype)
-    transposed = recurrent.T  # outside the loop, which would copy it at every step
+    # Transposed outside the loop, which would copy it at every step.
+    times_transposed = repeated_product(recurrent.T, len(x), dy.dtype)
 
     def step(dlast: State, token: tuple) -> tuple[State, Array]:
         dy, tanh, c, reset, hold = token
@@ -92,7 +94,7 @@ def _backward(residual: tuple, cotangents: tuple[Array, State]) -> tuple:
         factors = jnp.concatenate([g, c, i, tanh_c], axis=-1)
         da = jnp.concatenate([dnew, dnew, dnew, dh], axis=-1) * factors * (1 - tanh * tanh) * slope
         da = cleared(da, hold)  # a held token lets the gradient pass and takes none
-        dh_before = cleared(product(da, transposed, dh.dtype), reset)
+        dh_before = cleared(times_transposed(da), reset)
         dc_before = cleared(dnew * f, reset)
         return (kept(dh_before, dh, hold), kept(dc_before, dc, hold)), da
 

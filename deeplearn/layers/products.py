@@ -7,11 +7,16 @@ on 0.12). Elsewhere B and T may be sharded apart, which one axis cannot keep.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from deeplearn.types import Array
+
+LARGE_KERNEL = 16 * 2**20
+"""Bytes from which on a kernel and its copy for the product fill a cache of 32 MiB."""
 
 
 def product(x: Array, kernel: Array, dtype: jnp.dtype | None = None) -> Array:
@@ -21,6 +26,30 @@ def product(x: Array, kernel: Array, dtype: jnp.dtype | None = None) -> Array:
         flat = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
         return flat.reshape(*x.shape[:-1], -1)
     return jnp.matmul(x, kernel, preferred_element_type=dtype)
+
+
+def repeated_product(
+    kernel: Array, times: int, dtype: jnp.dtype | None = None
+) -> Callable[[Array], Array]:
+    """x (B, D) → x·kernel (B, F) as `product` has it, for a loop of `times` by one kernel (D, F).
+
+    On CPU a kernel of `LARGE_KERNEL` bytes or more is the left operand, transposed before the loop:
+    35 products of (20, 1150) by (1150, 4600) take 60 instead of 82 ms on 2 cores with 32 MiB of
+    cache. With a smaller kernel that is slower: 5.6 instead of 4.0 ms for 64 of (32, 256).
+    """
+    large = kernel.nbytes >= LARGE_KERNEL
+    # The transposition takes as long as ten products gain.
+    if jax.default_backend() != "cpu" or not large or times < 16:
+        return lambda x: product(x, kernel, dtype)
+    transposed = kernel.T
+
+    def multiply(x: Array) -> Array:
+        # The barriers keep XLA from turning the product round again.
+        columns = lax.optimization_barrier(x.astype(kernel.dtype).T)
+        y = jnp.matmul(transposed, columns, preferred_element_type=dtype or kernel.dtype)
+        return lax.optimization_barrier(y).T
+
+    return multiply
 
 
 def kernel_gradient(x: Array, dy: Array, kernel: Array) -> Array:
