@@ -13,19 +13,53 @@ from deeplearn.errors import UsageError
 from deeplearn.layers.dense import Dense
 
 
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 1, 3, 4)])
-def test_multiplies_the_last_axis(key, shape):
+def plain(params, x):
+    """The layer as one expression, for automatic differentiation."""
+    y = jnp.einsum("...d,df->...f", x, params["kernel"])
+    return y + jnp.broadcast_to(params["bias"], y.shape)
+
+
+def cases(key, shape, features):
+    """A dense layer as a function, its parameters, and a batch."""
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    layer = Dense(5, bias_init=jax.nn.initializers.ones)
-    params = layer.init(key, x)["params"]
+    layer = Dense(features, bias_init=jax.nn.initializers.normal())
+    return lambda params, x: layer.apply({"params": params}, x), layer.init(key, x)["params"], x
+
+
+def close(actual, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
+
+
+narrow_and_wide = pytest.mark.parametrize("features", [3, 5])
+
+
+@narrow_and_wide
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 1, 3, 4)])
+def test_multiplies_the_last_axis(key, shape, features):
+    ours, *operands = cases(key, shape, features)
 
     def run(function):
-        loss = lambda kernel, x: jnp.sin(function(kernel, x)).sum()  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params["kernel"], x)
+        loss = lambda params, x: jnp.sin(function(params, x)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*operands)
 
-    actual = run(lambda kernel, x: layer.apply({"params": {**params, "kernel": kernel}}, x))
-    expected = run(lambda kernel, x: jnp.einsum("...d,df->...f", x, kernel) + 1)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
+    close(run(ours), run(plain))
+
+
+@narrow_and_wide
+@pytest.mark.parametrize("transform", ["forward", "curvature", "copies"])
+def test_is_transformed_as_one_expression_is(key, features, transform):
+    ours, params, x = cases(key, (2, 3, 4), features)
+
+    def run(function):
+        loss = lambda params, x: jnp.sin(function(params, x)).sum()  # noqa: E731
+        gradient = jax.grad(loss, argnums=(0, 1))
+        if transform == "copies":
+            several = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+            return jax.vmap(gradient, (0, None))(several, x)
+        of = gradient if transform == "curvature" else function
+        return jax.jvp(of, (params, x), (jax.tree.map(jnp.cos, params), jnp.cos(x)))
+
+    close(run(ours), run(plain))
 
 
 def test_keeps_fp32_parameters_and_computes_in_its_dtype(key):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from flax import linen as nn
 
 from deeplearn.layers.precision import compute_dtype
-from deeplearn.layers.products import product
+from deeplearn.layers.products import plus_bias, product
 from deeplearn.types import Array
 
 
@@ -30,5 +29,5 @@ class Dense(nn.Module):
         y = product(x, kernel.astype(dtype))
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,)).astype(dtype)
-            y = y + jnp.broadcast_to(bias, y.shape)
+            y = plus_bias(y, bias)
         return y

@@ -8,10 +8,12 @@ on 0.12). Elsewhere B and T may be sharded apart, which one axis cannot keep.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from deeplearn.types import Array
 
@@ -23,9 +25,62 @@ def product(x: Array, kernel: Array, dtype: jnp.dtype | None = None) -> Array:
     """x (…, D) · kernel (D, F) → (…, F), computed in the dtype of the kernel, given in `dtype`."""
     x, dtype = x.astype(kernel.dtype), kernel.dtype if dtype is None else dtype
     if x.ndim > 2 and jax.default_backend() == "cpu":
-        flat = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+        flat = _rows_product(x.reshape(-1, x.shape[-1]), kernel, dtype)
         return flat.reshape(*x.shape[:-1], -1)
     return jnp.matmul(x, kernel, preferred_element_type=dtype)
+
+
+def plus_bias(y: Array, bias: Array) -> Array:
+    """y (…, F) + bias (F,)."""
+    if y.ndim > 2 and jax.default_backend() == "cpu":
+        return _rows_plus_bias(y.reshape(-1, y.shape[-1]), bias).reshape(y.shape)
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _rows_product(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    """x (N, D) · kernel (D, F), whose kernel's gradient is the faster of xᵀ·dy and (dyᵀ·x)ᵀ."""
+    return jnp.matmul(x, kernel, preferred_element_type=dtype)
+
+
+@partial(_rows_product.defjvp, symbolic_zeros=True)
+def _rows_product_jvp(
+    dtype: jnp.dtype, primals: tuple[Array, Array], tangents: tuple
+) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        parts.append(jnp.matmul(dx, kernel, preferred_element_type=dtype))
+    if not isinstance(dkernel, SymbolicZero):
+        if len(kernel) > kernel.shape[1]:
+            # Transposed by reverse mode this is (dyᵀ·x)ᵀ, of which the barriers keep the order:
+            # 2048 rows of 512 and 128 features take 1.9 ms, and 2.9 without (2 cores).
+            dkernel = lax.optimization_barrier(dkernel.T)
+            columns = jnp.einsum("fd,nd->fn", dkernel, x, preferred_element_type=dtype)
+            parts.append(lax.optimization_barrier(columns).T)
+        else:
+            parts.append(jnp.matmul(x, dkernel, preferred_element_type=dtype))
+    return _rows_product(x, kernel, dtype), reduce(jnp.add, parts)
+
+
+@jax.custom_jvp
+def _rows_plus_bias(y: Array, bias: Array) -> Array:
+    """y (N, F) + bias (F,), whose bias' gradient is summed in two axes.
+
+    XLA would sum it in the shape that the rows get later: 16·128 rows of 12 heads of 32 features
+    take 0.65 ms, and 0.2 as 2048 of 384.
+    """
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+@_rows_plus_bias.defjvp
+def _rows_plus_bias_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    dy, dbias = tangents
+    return _rows_plus_bias(*primals), dy + lax.optimization_barrier(
+        jnp.broadcast_to(dbias, dy.shape)
+    )
 
 
 def repeated_product(
