@@ -5,7 +5,8 @@ Most suites need the extra `peers`, which keeps what the lock has installed:
     .venv/bin/python -m pip install -e '.[peers]'
 
 Results are also written to benchmarks/results/speed_SUITE_PROCESSOR.json: ratios are those of one
-processor, and differ from another's.
+processor, and differ from another's. On x86 its name ends in the numbers of its family and model;
+in the files without them these were not recorded.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ def main(suite: str | None = None, only: str | None = None) -> int:
 
 def _write(suite: str, rows: list) -> None:
     RESULTS.mkdir(exist_ok=True)
-    kind, processor = devices()["kind"], cpu()["model"]
-    model = (processor if kind == "cpu" else kind).lower().replace("(r)", "")
+    kind, processor = devices()["kind"], f"{cpu()['model']} {cpu()['family'] or ''}"
+    name = (processor if kind == "cpu" else kind).lower().replace("(r)", "")
     write_json(
-        RESULTS / f"speed_{suite}_{'_'.join(re.findall('[a-z0-9]+', model))}.json",
+        RESULTS / f"speed_{suite}_{'_'.join(re.findall('[a-z0-9]+', name))}.json",
         {
             "date": datetime.date.today().isoformat(),
             "rows": [dataclasses.asdict(row) for row in rows],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -168,6 +170,8 @@ def test_the_cpu_is_described():
     found = cpu()
     assert found["model"] and found["instructions"]
     assert 1 <= found["usable_cores"] <= found["cores"]
+    x86 = platform.machine() in ("x86_64", "AMD64") and Path("/proc/cpuinfo").exists()
+    assert re.fullmatch(r"\d+\.\d+", found["family"]) if x86 else found["family"] is None
 
 
 @pytest.fixture
